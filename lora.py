@@ -1,0 +1,133 @@
+"""Low-rank adaptation: y = W x + B A x (arXiv 2106.09685; arXiv 2506.06105, section 2).
+
+An adapter is a pair (A, B) of dicts over the adapted modules m:
+    A[m] (n, r, d_in) or (b, n, r, d_in)      B[m] (n, d_out, r) or (b, n, d_out, r)
+with n layers, rank r and, optionally, one adapter for each of b samples. ΔW is always B A: whatever
+scale a method has (alpha / r, alpha / √r) is folded into B where the adapter leaves that method.
+The adapter is an argument of the model, never a patch on it, so gradients flow and nothing is hidden.
+"""
+import copy
+import json
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from data.files import UserError, read_json, read_safetensors, write_json, written_beside
+
+TARGETS = ("q_proj", "v_proj")
+LoRA = tuple[dict[str, Tensor], dict[str, Tensor]]
+KEY = "base_model.model.model.layers.{layer}.self_attn.{module}.lora_{side}.weight"
+
+
+def linear(x: Tensor, weight: Tensor, adapter: tuple[Tensor, Tensor] | None) -> Tensor:
+    """x (b, t, d_in) → (b, t, d_out): the frozen layer, plus the adapter's low-rank detour.
+
+    `adapter` is A (r, d_in), B (d_out, r) for the whole batch, or A (b, r, d_in), B (b, d_out, r)
+    for one adapter per sample: then two batched matmuls, and nothing is repeated per token.
+    """
+    y = F.linear(x, weight)
+    if adapter is None:
+        return y
+    A, B = adapter
+    return y + x @ A.transpose(-1, -2) @ B.transpose(-1, -2)
+
+
+def per_layer(lora: LoRA | None, n_layers: int, dtype: torch.dtype) -> list[dict]:
+    """[{module: (A, B)} for each layer].
+
+    `unbind` and not indexing: its backward stacks n gradients once, where n slices would each
+    allocate a gradient as large as the whole adapter.
+    """
+    if lora is None:
+        return [{} for _ in range(n_layers)]
+    layers: list[dict] = [{} for _ in range(n_layers)]
+    for module in lora[0]:
+        A, B = (side[module].to(dtype) for side in lora)
+        if A.shape[-3] != n_layers or B.shape[-3] != n_layers:
+            raise UserError(f"this adapter has {A.shape[-3]} layers, the model has {n_layers}: "
+                            "they do not belong together")
+        for layer, pair in zip(layers, zip(A.unbind(-3), B.unbind(-3))):
+            layer[module] = pair
+    return layers
+
+
+def delta(A: Tensor, B: Tensor) -> Tensor:
+    """ΔW = B A: (…, r, d_in), (…, d_out, r) → (…, d_out, d_in)."""
+    return B @ A
+
+
+def merge(model: nn.Module, lora: LoRA) -> nn.Module:
+    """A model with W + B A in place of W; all other weights are shared with `model`, not copied.
+
+    Raises UserError where the adapter's shapes are not the model's.
+    """
+    weights, deltas = dict(model.named_parameters()), {}
+    for module in lora[0]:
+        for i, dW in enumerate(delta(lora[0][module].float(), lora[1][module].float())):
+            name = f"model.layers.{i}.self_attn.{module}.weight"
+            if name not in weights or weights[name].shape != dW.shape:
+                found = tuple(weights[name].shape) if name in weights else "none"
+                raise UserError(f"the adapter does not fit the model: its ΔW for {name} is "
+                                f"{tuple(dW.shape)}, the model's weight is {found}")
+            deltas[name] = dW
+    shared = {id(weight): weight for name, weight in weights.items() if name not in deltas}
+    merged = copy.deepcopy(model, shared)
+    with torch.no_grad():
+        for name, dW in deltas.items():
+            weight = merged.get_parameter(name)
+            weight.copy_(weight.float() + dW)
+    return merged
+
+
+def save_peft(folder: str | Path, lora_A: dict[str, Tensor], lora_B: dict[str, Tensor],
+              base_model: str = "", **metadata: str) -> None:
+    """Write a PEFT adapter folder: A[m] (n, r, d_in), B[m] (n, d_out, r), lora_alpha = r.
+
+    The scale is already in B, so an engine that ignores `use_rslora` is right as well.
+    `metadata` (description, checkpoint …) is kept in the header of the safetensors file.
+    """
+    tensors = {}
+    for module in lora_A:
+        for side, stack in (("A", lora_A[module]), ("B", lora_B[module])):
+            for i, weight in enumerate(stack):
+                tensors[KEY.format(layer=i, module=module, side=side)] = weight.contiguous()
+    rank = next(iter(lora_A.values())).shape[-2]
+    config = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": base_model,
+              "r": rank, "lora_alpha": rank, "use_rslora": False, "lora_dropout": 0.0,
+              "bias": "none", "fan_in_fan_out": False, "inference_mode": True,
+              "target_modules": list(lora_A)}
+    with written_beside(folder) as scratch:
+        write_json(scratch / "adapter_config.json", config)
+        save_file(tensors, scratch / "adapter_model.safetensors",
+                  metadata={"format": "pt", **metadata})
+
+
+def load_peft(folder: str | Path) -> LoRA:
+    """(A, B) of a PEFT LoRA of q_proj and/or v_proj; its own scale is folded into B.
+
+    Raises UserError where the folder is not such an adapter or a layer is missing.
+    """
+    folder = Path(folder)
+    config = read_json(folder / "adapter_config.json")
+    if config.get("peft_type") != "LORA" or config.get("use_dora"):
+        raise UserError(f"{folder}/adapter_config.json: expected a plain LoRA, "
+                        f"found {json.dumps(config.get('peft_type'))}")
+    tensors, _ = read_safetensors(folder / "adapter_model.safetensors")
+    rank, alpha = config["r"], config["lora_alpha"]
+    scale = alpha / rank ** 0.5 if config.get("use_rslora") else alpha / rank
+    lora: LoRA = ({}, {})
+    for module in TARGETS:
+        for part, side in zip(lora, "AB"):
+            stack, key = [], KEY.format(layer=0, module=module, side=side)
+            while key in tensors:
+                stack.append(tensors.pop(key))
+                key = KEY.format(layer=len(stack), module=module, side=side)
+            if stack:
+                part[module] = torch.stack(stack)
+    if tensors or not lora[0] or lora[0].keys() != lora[1].keys():
+        raise UserError(f"{folder}: cannot use {next(iter(tensors), 'an empty adapter')}; expected "
+                        "LoRA pairs of self_attn.q_proj and self_attn.v_proj for every layer")
+    return lora[0], {m: B * scale for m, B in lora[1].items()}

@@ -1,0 +1,312 @@
+"""Text-to-LoRA (arXiv 2506.06105): a description of a task in English → a LoRA, in one forward pass.
+
+    python t2l.py "Answer with the opposite of the word." --prompt hot --out adapter/
+
+For every layer l and module m of the language model, the hypernetwork reads
+    φ = [f(description), E_layer[l], E_module[m]]
+and emits A (r, d_in) and B (d_out, r) of ΔW = scale · B A; all (l, m) are one batch. What one call
+of a head emits makes the three variants of section 3: L, A and B together; M, A or B; S, one rank
+of A or B. Reading order: Config, the hypernetwork, loading, description → adapter, command line.
+Shapes: b descriptions, e embedding width, n layers, m modules, r rank, z latent width.
+"""
+import argparse
+import math
+import sys
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+import lora as lora_ops
+from data.files import UserError, read_json, read_safetensors, run, write_json, written_beside
+from encoder import Encoder, load_encoder
+from lora import LoRA
+
+CHECKPOINT = Path(__file__).parent / "checkpoints" / "smollm2-135m"
+
+
+@dataclass
+class Config:
+    """Everything that fixes a hypernetwork's shapes, and the two models it was trained between."""
+    arch: str                                 # L, M or S
+    emb_size: int                             # e: width of the description's embedding
+    n_layers: int                             # n: layers of the language model
+    modules: dict[str, tuple[int, int]]       # adapted module → (d_in, d_out), in a fixed order
+    rank: int = 8
+    alpha: float = 16.0
+    latent: int = 128                         # z
+    head_in: int = 512
+    dropout: float = 0.05
+    head_bias: bool = True
+    base_model: str = ""
+    encoder: str = ""
+
+    def __post_init__(self):
+        if self.arch not in ("L", "M", "S"):
+            raise UserError(f"arch is {self.arch!r}; expected L, M or S")
+
+
+def for_model(cfg, arch: str, encoder: Encoder) -> Config:
+    """The hypernetwork's sizes for a language model's config (mistral.Config) and an encoder."""
+    width, c = cfg.hidden_size, cfg.head_dim
+    modules = {"q_proj": (width, cfg.num_attention_heads * c),
+               "v_proj": (width, cfg.num_key_value_heads * c)}
+    return Config(arch, encoder.cfg.hidden_size, cfg.num_hidden_layers, modules,
+                  base_model=cfg.name, encoder=encoder.name)
+
+
+# ------------------------------------------------------------------------ the hypernetwork
+
+def block(d_in: int, d_hidden: int, d_out: int, dropout: float) -> list[nn.Module]:
+    """Two Linear-SiLU steps with dropout between."""
+    return [nn.Linear(d_in, d_hidden), nn.SiLU(), nn.Dropout(dropout),
+            nn.Linear(d_hidden, d_out), nn.SiLU()]
+
+
+class TaskEncoder(nn.Module):
+    """Description embedding (b, e) → (b, z/2)."""
+
+    def __init__(self, emb_size: int, out: int):
+        super().__init__()
+        self.mlp = nn.Sequential(nn.Linear(emb_size, out), nn.LayerNorm(out))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.mlp(x)
+
+
+class Residual(nn.Module):
+    """x + MLP(LayerNorm(x)), width z, hidden 4 z."""
+
+    def __init__(self, z: int, dropout: float):
+        super().__init__()
+        self.mlp = nn.Sequential(nn.LayerNorm(z), *block(z, 4 * z, z, dropout), nn.Dropout(dropout))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.mlp(x)
+
+
+class T2L(nn.Module):
+    """The hypernetwork with head L, M or S; its modules carry the names of the authors' checkpoints."""
+
+    def __init__(self, cfg: Config):
+        super().__init__()
+        self.cfg, z, r = cfg, cfg.latent, cfg.rank
+        self.scale = cfg.alpha / math.sqrt(r)            # rank-stabilised: 16 / √8 = 5.657
+        drop = cfg.dropout
+        self.task_encoder = TaskEncoder(cfg.emb_size, z // 2)
+        self.layer_depth_encoder = nn.Sequential(nn.Embedding(cfg.n_layers, z // 4),
+                                                 nn.LayerNorm(z // 4))
+        self.layer_type_encoder = nn.Sequential(nn.Embedding(len(cfg.modules), z // 4),
+                                                nn.LayerNorm(z // 4))
+        self.mixer = nn.Sequential(nn.Dropout(drop), *block(z, 4 * z, z, drop), nn.Dropout(drop))
+        self.mlp1, self.mlp2 = Residual(z, drop), Residual(z, drop)
+        self.mlp3 = nn.Sequential(nn.LayerNorm(z), *block(z, 4 * z, cfg.head_in, drop))
+        if cfg.arch != "L":
+            # M and S call one head for A and once more for B: an embedding says which is meant.
+            self.out_emb = nn.ModuleDict({m: nn.ParameterDict({side: torch.randn(z) for side in "AB"})
+                                          for m in cfg.modules})
+            self.out_emb_norm = nn.LayerNorm(z)
+        if cfg.arch == "S":
+            self.pos_emb = nn.Sequential(nn.Embedding(r, z), nn.LayerNorm(z))
+        self.heads = nn.ModuleDict({m: nn.Linear(cfg.head_in, self.head_out(m), cfg.head_bias)
+                                    for m in cfg.modules})
+        self.init_heads()
+
+    def head_out(self, module: str) -> int:
+        """How many numbers one call of a module's head emits."""
+        d_in, d_out = self.cfg.modules[module]
+        return {"L": self.cfg.rank * (d_in + d_out), "M": self.cfg.rank * max(d_in, d_out),
+                "S": max(d_in, d_out)}[self.cfg.arch]
+
+    @torch.no_grad()
+    def init_heads(self) -> None:
+        """Bias-HyperInit: zero weights, and as bias an ordinary LoRA initialisation.
+
+        With L that is A uniform, B = 0: step 0 is the base model. M and S emit A and B through the
+        same bias, so B is not 0 there and step 0 is a small random adapter, as in the paper.
+        """
+        for module, head in self.heads.items():
+            d_in, r = self.cfg.modules[module][0], self.cfg.rank
+            head.weight.zero_()
+            if head.bias is None:
+                continue
+            head.bias.zero_()
+            if self.cfg.arch == "L":
+                head.bias[:r * d_in].uniform_(-1, 1).div_(math.sqrt(d_in))
+            else:
+                fan = 2 * d_in * (r if self.cfg.arch == "S" else 1)
+                head.bias.uniform_(-1, 1).div_(math.sqrt(fan))
+
+    def forward(self, task_emb: Tensor) -> LoRA:
+        """task_emb (b, e), normalised → A[m] (b, n, r, d_in), B[m] (b, n, d_out, r), unscaled."""
+        cfg, b = self.cfg, task_emb.shape[0]
+        if task_emb.dim() != 2 or task_emb.shape[1] != cfg.emb_size:
+            raise UserError(f"task_emb is {tuple(task_emb.shape)}, expected (b, {cfg.emb_size}): "
+                            "this checkpoint was trained with another encoder")
+        n, m = cfg.n_layers, len(cfg.modules)
+        task = self.task_encoder(task_emb)[:, None, None].expand(b, n, m, -1)
+        depth = self.layer_depth_encoder(torch.arange(n, device=task.device))
+        kind = self.layer_type_encoder(torch.arange(m, device=task.device))
+        phi = torch.cat([task, depth[:, None].expand(b, n, m, -1), kind.expand(b, n, m, -1)], -1)
+        h = self.mlp1(self.mixer(phi))                                       # (b, n, m, z)
+        A, B = {}, {}
+        for i, module in enumerate(cfg.modules):
+            emit = self.emit_both if cfg.arch == "L" else self.emit_each
+            A[module], B[module] = emit(module, h[:, :, i])
+            B[module] = B[module].transpose(-1, -2)                          # (b, n, d_out, r)
+        return A, B
+
+    def emit_both(self, module: str, h: Tensor) -> list[Tensor]:
+        """L: h (b, n, z) → A (b, n, r, d_in) and B (b, n, r, d_out) from one output."""
+        d_in, d_out = self.cfg.modules[module]
+        out = self.heads[module](self.mlp3(self.mlp2(h)))
+        parts = out.split([self.cfg.rank * d_in, self.cfg.rank * d_out], -1)
+        return [part.unflatten(-1, (self.cfg.rank, -1)) for part in parts]
+
+    def emit_each(self, module: str, h: Tensor) -> list[Tensor]:
+        """M, S: h (b, n, z) → the same from two calls; S makes them for each rank."""
+        sides, r = [], self.cfg.rank
+        for side, width in zip("AB", self.cfg.modules[module]):
+            x = self.mlp2(h + self.out_emb_norm(self.out_emb[module][side]))  # (b, n, z)
+            if self.cfg.arch == "S":
+                ranks = self.mlp2(self.pos_emb(torch.arange(r, device=h.device)))
+                x = x[:, :, None] + ranks                                     # (b, n, r, z)
+            out = self.heads[module](self.mlp3(x))
+            if self.cfg.arch == "M":
+                out = out.unflatten(-1, (r, -1))
+            sides.append(out[..., :width])               # the head is as wide as the wider side
+        return sides
+
+
+# --------------------------------------------------------------------- saving and loading
+
+def save_t2l(t2l: T2L, folder: str | Path, dtype: torch.dtype, about: dict) -> None:
+    """Write config.json (with `about`, how it was made) and t2l.safetensors into `folder`."""
+    tensors = {k: w.detach().to("cpu", dtype).contiguous() for k, w in t2l.state_dict().items()}
+    with written_beside(folder) as scratch:
+        save_file(tensors, scratch / "t2l.safetensors")
+        write_json(scratch / "config.json", {**about, "t2l": asdict(t2l.cfg)})
+
+
+def load_t2l(path: str | Path | None = None) -> T2L:
+    """A trained hypernetwork in fp32, eval mode (None: the committed one for the default model).
+
+    Needs neither the language model nor the encoder on disk. Raises UserError where config.json
+    and the tensors do not belong together.
+    """
+    folder = Path(path) if path else CHECKPOINT
+    raw = read_json(folder / "config.json")
+    if "t2l" not in raw:
+        raise UserError(f"{folder}/config.json has no \"t2l\" section; expected a folder written "
+                        "by train.py --mode sft")
+    fields = dict(raw["t2l"])
+    fields["modules"] = {m: tuple(sizes) for m, sizes in fields["modules"].items()}
+    try:
+        with torch.device("meta"):
+            t2l = T2L(Config(**fields))
+    except TypeError as error:
+        raise UserError(f"{folder}/config.json: {error}") from None
+    tensors, _ = read_safetensors(folder / "t2l.safetensors")
+    try:
+        t2l.load_state_dict({k: w.float() for k, w in tensors.items()}, strict=True, assign=True)
+    except RuntimeError as error:
+        raise UserError(f"{folder}/t2l.safetensors: {' '.join(str(error).split())[:300]}") from None
+    return t2l.eval()
+
+
+# ------------------------------------------------------------------ description → adapter
+
+def normalised(embeddings: Tensor) -> Tensor:
+    """e / ‖e‖ · √d for (b, d): every entry of order one. A zero vector stays zero."""
+    norm = embeddings.norm(dim=-1, keepdim=True).clamp_min(1e-12)
+    return embeddings / norm * math.sqrt(embeddings.shape[-1])
+
+
+def embed(encoder: Encoder, descriptions: list[str], progress: str = "") -> Tensor:
+    """Descriptions → (b, e), normalised; one that ends in a letter gets a full stop."""
+    texts = [text + "." if text[-1:].isalpha() else text for text in map(str.strip, descriptions)]
+    return normalised(encoder.embed(texts, progress=progress))
+
+
+@torch.no_grad()
+def generate_lora(t2l: T2L, description: str | list[str], encoder: Encoder | None = None) -> LoRA:
+    """Description(s) → (lora_A, lora_B), the scale folded into B.
+
+    One string gives A[m] (n, r, d_in), B[m] (n, d_out, r); a list gives them a leading axis.
+    The encoder named in the checkpoint is loaded when it is first needed.
+    """
+    if encoder is None:
+        if not hasattr(t2l, "text_encoder"):
+            named = t2l.cfg.encoder
+            # kept out of the module tree: it is no part of the checkpoint
+            object.__setattr__(t2l, "text_encoder",
+                               load_encoder(None if named == "all-MiniLM-L6-v2" else named))
+        encoder = t2l.text_encoder
+    one = isinstance(description, str)
+    A, B = t2l.eval()(embed(encoder, [description] if one else description))
+    B = {m: w * t2l.scale for m, w in B.items()}
+    return ({m: w[0] for m, w in A.items()}, {m: w[0] for m, w in B.items()}) if one else (A, B)
+
+
+def apply_lora(model: nn.Module, lora_A: dict[str, Tensor], lora_B: dict[str, Tensor]) -> nn.Module:
+    """A model like `model` with the adapter merged into its weights; `model` is left untouched."""
+    return lora_ops.merge(model, (lora_A, lora_B))
+
+
+# --------------------------------------------------------------------------- command line
+
+def checked(description: str, limit: int = 256) -> str:
+    """The description, or a UserError; warns where the encoder will not read it as written."""
+    text = description.strip()
+    if len(text) < 2:
+        raise UserError(f"the description is {description!r}; write what the task asks, for "
+                        "example \"Answer with the opposite of the word.\"")
+    if len(text.split()) > limit:
+        print(f"warning: the description has {len(text.split())} words; the encoder reads the "
+              f"first {limit} tokens", file=sys.stderr)
+    letters = [c for c in text if c.isalpha()]
+    if sum(c.isascii() for c in letters) < 0.9 * len(letters) or not letters:
+        print("warning: this does not look like English, the only language the encoder and the "
+              "training descriptions know; expect an unrelated adapter", file=sys.stderr)
+    return text
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Turn a task description into a LoRA adapter.",
+                                     formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument("description", help="what the adapted model shall do, in English")
+    parser.add_argument("--prompt", action="append", default=[],
+                        help="an input to answer with and without the adapter; may be repeated")
+    parser.add_argument("--out", metavar="DIR", help="write the adapter as a PEFT folder")
+    parser.add_argument("--ckpt", metavar="DIR", help="a trained T2L folder (default: the committed one)")
+    parser.add_argument("--model", metavar="DIR", help="a Hugging Face folder (default: SmolLM2-135M)")
+    parser.add_argument("--encoder", metavar="DIR", help="a Hugging Face BERT folder (default: MiniLM)")
+    args = parser.parse_args()
+    description = checked(args.description)
+    t2l = load_t2l(args.ckpt)
+    encoder = load_encoder(args.encoder)
+    start = time.perf_counter()
+    lora_A, lora_B = generate_lora(t2l, description, encoder)
+    seconds = time.perf_counter() - start
+    size = sum(w.numel() for side in (lora_A, lora_B) for w in side.values())
+    if args.prompt:
+        import mistral                              # only an answer needs the language model
+        model, tokenizer = mistral.load_model(args.model), mistral.load_tokenizer(args.model)
+        base = mistral.generate(model, tokenizer, args.prompt)
+        adapted = mistral.generate(model, tokenizer, args.prompt, (lora_A, lora_B))
+        for prompt, *answers in zip(args.prompt, base, adapted):
+            print(f"prompt:  {prompt}")
+            for name, answer in zip(("base", "adapted"), answers):
+                print(f"{name + ':':8} {' '.join(answer.split())}")
+    if args.out:
+        lora_ops.save_peft(args.out, lora_A, lora_B, base_model=t2l.cfg.base_model,
+                           description=description, encoder=t2l.cfg.encoder)
+    print(f"adapter: {size:,} numbers in {seconds:.3f} s"
+          + (f", written to {args.out}" if args.out else ""))
+
+
+if __name__ == "__main__":
+    run(main)

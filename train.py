@@ -1,0 +1,271 @@
+"""Train Text-to-LoRA through a frozen language model (arXiv 2506.06105, section 3.2), on one machine.
+
+    python train.py --mode sft                         # the hypernetwork; default model and tasks
+    python train.py --mode mtlora                      # one ordinary LoRA for all tasks
+    python train.py --mode mtlora --describe prompt    # the same, with the description in the prompt
+
+All modes share one loop: draw samples of mixed tasks, ask the trainee for their adapters, run the
+frozen model with them, and step on the loss of the answer tokens. Reading order: what is trained,
+the loop, a run's folder, the command line.
+"""
+import argparse
+import json
+import resource
+import shlex
+import sys
+import time
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from tqdm import tqdm
+
+import lora as lora_ops
+import mistral
+import t2l as t2l_ops
+from data.files import UserError, read_json, run, write_json
+from data.tasks import Batch, Sample, Suite, draw_samples, drop_too_long, encode, load_suite
+from encoder import load_encoder
+from lora import LoRA
+
+MAX_TOKENS = 512                     # of a sample, prompt and answer
+LR = {"sft": 2e-4, "mtlora": 1e-3}
+
+
+# -------------------------------------------------------------------------- what is trained
+
+class TextToLoRA(nn.Module):
+    """--mode sft: every sample's adapter comes from its own description."""
+
+    def __init__(self, t2l: t2l_ops.T2L, encoder, descriptions: list[str]):
+        super().__init__()
+        self.t2l = t2l
+        self.rows = {text: i for i, text in enumerate(descriptions)}
+        self.embeddings = t2l_ops.embed(encoder, descriptions, progress="embedding descriptions")
+
+    def adapters(self, samples: list[Sample]) -> LoRA:
+        rows = torch.tensor([self.rows[s.description] for s in samples])
+        device = next(self.t2l.parameters()).device
+        A, B = self.t2l(self.embeddings[rows].to(device))            # (b, n, r, d_in), (b, n, d_out, r)
+        return A, {m: w * self.t2l.scale for m, w in B.items()}
+
+    def save(self, folder: Path, dtype: torch.dtype, about: dict) -> None:
+        t2l_ops.save_t2l(self.t2l, folder, dtype, about)
+
+
+class MultiTaskLoRA(nn.Module):
+    """--mode mtlora: one LoRA for all tasks; it knows the task only if the prompt says it."""
+
+    def __init__(self, sizes: t2l_ops.Config):
+        super().__init__()
+        n, r, self.base_model = sizes.n_layers, sizes.rank, sizes.base_model
+        self.scale = sizes.alpha / r ** 0.5
+        self.A = nn.ParameterDict({m: torch.empty(n, r, d_in).uniform_(-1, 1) / d_in ** 0.5
+                                   for m, (d_in, _) in sizes.modules.items()})
+        self.B = nn.ParameterDict({m: torch.zeros(n, d_out, r)
+                                   for m, (_, d_out) in sizes.modules.items()})
+
+    def adapters(self, samples: list[Sample]) -> LoRA:
+        return dict(self.A), {m: w * self.scale for m, w in self.B.items()}
+
+    def save(self, folder: Path, dtype: torch.dtype, about: dict) -> None:
+        A, B = self.adapters([])
+        lora_ops.save_peft(folder, *({m: w.detach().to("cpu", dtype) for m, w in side.items()}
+                                     for side in (A, B)), base_model=self.base_model)
+        write_json(folder / "config.json", about)
+
+
+# --------------------------------------------------------------------------------- the loop
+
+def answer_loss(model: mistral.Mistral, batch: Batch, lora: LoRA) -> Tensor:
+    """Cross-entropy on the answers' tokens, averaged within each sample, then over samples.
+
+    Only the positions that predict an answer token reach the vocabulary matmul.
+    """
+    device = model.model["embed_tokens"].weight.device
+    logits = model(batch.ids.to(device), lora=lora, keep=batch.keep.to(device))   # (kept, vocab)
+    losses = F.cross_entropy(logits.float(), batch.targets.to(device), reduction="none")
+    return losses @ batch.weights.to(device)
+
+
+def schedule(step: int, steps: int, warmup: float = 0.1) -> float:
+    """The learning rate's factor: linear up over the first tenth, linear down to zero."""
+    return min((step + 1) / max(1, warmup * steps), (steps - step) / max(1, (1 - warmup) * steps))
+
+
+def train(trainee: nn.Module, model: mistral.Mistral, tokenizer, suite: Suite,
+          args: argparse.Namespace, out: Path) -> int:
+    """The training loop. Returns the number of (not padded) tokens it processed."""
+    trainee.train()
+    optimizer = torch.optim.AdamW(trainee.parameters(), lr=args.lr, weight_decay=1e-2)
+    start = load_state(out, trainee, optimizer) if args.resume else 0
+    cut_log(out / "log.jsonl", start)
+    half = args.dtype == torch.bfloat16
+    batches = draw_samples(suite.train, tokenizer, args.batch_size, args.seed, start,
+                           args.describe)
+    began, tokens = time.perf_counter(), 0
+    bar = tqdm(range(start, args.steps), initial=start, total=args.steps, desc=args.mode)
+    with open(out / "log.jsonl", "a", encoding="utf-8") as log:
+        for step in bar:
+            torch.manual_seed(args.seed * 1_000_003 + step)       # dropout: the same when resumed
+            samples = next(batches)
+            batch = encode(samples, tokenizer, args.describe)
+            for group in optimizer.param_groups:
+                group["lr"] = args.lr * schedule(step, args.steps)
+
+            # ┌─ one training step ────────────────────────────────────────────────────────┐
+            with torch.autocast(args.device, torch.bfloat16, enabled=half):
+                adapters = trainee.adapters(samples)
+            loss = answer_loss(model, batch, adapters)
+            loss.backward()
+            norm = nn.utils.clip_grad_norm_(trainee.parameters(), 1.0)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            # └────────────────────────────────────────────────────────────────────────────┘
+
+            if not torch.isfinite(loss):
+                raise UserError(f"the loss is {loss.item()} at step {step}; try a smaller --lr")
+            tokens += sum(map(len, batch.ids)) - int((batch.ids == 0).sum())
+            log.write(json.dumps({"step": step, "loss": round(loss.item(), 5),
+                                  "lr": args.lr * schedule(step, args.steps),
+                                  "grad_norm": round(norm.item(), 5)}) + "\n")
+            log.flush()
+            bar.set_postfix_str(f"loss {loss.item():.2f}, "
+                                f"{tokens / (time.perf_counter() - began):.0f} tokens/s")
+            if args.save_every and (step + 1) % args.save_every == 0:
+                save_state(out, trainee, optimizer, step + 1)
+    return tokens
+
+
+# ---------------------------------------------------------------------------- a run's folder
+
+def save_state(out: Path, trainee: nn.Module, optimizer: torch.optim.Optimizer, step: int) -> None:
+    """All that a resumed run needs besides the command line; beside, then renamed."""
+    scratch = out / "train_state.pt.part"
+    torch.save({"step": step, "trainee": trainee.state_dict(),
+                "optimizer": optimizer.state_dict()}, scratch)
+    scratch.replace(out / "train_state.pt")
+
+
+def load_state(out: Path, trainee: nn.Module, optimizer: torch.optim.Optimizer) -> int:
+    path = out / "train_state.pt"
+    if not path.exists():
+        raise UserError(f"nothing to resume: {path} does not exist; a run writes it with "
+                        "--save-every N")
+    state = torch.load(path, weights_only=True)
+    trainee.load_state_dict(state["trainee"])
+    optimizer.load_state_dict(state["optimizer"])
+    return state["step"]
+
+
+def cut_log(path: Path, start: int) -> None:
+    """Keep the log's first `start` lines: steps after the last saved state are run again."""
+    lines = path.read_text(encoding="utf-8").splitlines(True)[:start] if path.exists() else []
+    path.write_text("".join(lines), encoding="utf-8")
+
+
+def settings(args: argparse.Namespace) -> dict:
+    """What config.json records of the command line; a resumed run must agree with it."""
+    kept = ("mode", "model", "encoder", "tasks", "arch", "steps", "batch_size", "lr", "seed",
+            "describe")
+    return {k: getattr(args, k) for k in kept} | {"dtype": str(args.dtype).split(".")[1]}
+
+
+def open_run(args: argparse.Namespace, out: Path) -> bool:
+    """Create or reopen a run's folder. True when it is finished already and nothing is to do."""
+    path = out / "config.json"
+    if not args.resume:
+        out.mkdir(parents=True, exist_ok=True)
+        for stale in ("train_state.pt", "log.jsonl", "results.json"):
+            (out / stale).unlink(missing_ok=True)
+        write_json(path, settings(args))
+        return False
+    if not path.exists():
+        raise UserError(f"nothing to resume: {path} does not exist")
+    found = read_json(path)
+    for key, value in settings(args).items():
+        if found.get(key) != value:
+            raise UserError(f"{path} says {key} = {found.get(key)!r}, the command line {value!r}; "
+                            "resume with the flags of the first run")
+    if found.get("finished"):
+        print(f"{out} is finished: {args.steps} steps of {args.mode}")
+    return bool(found.get("finished"))
+
+
+# ----------------------------------------------------------------------------- command line
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Train Text-to-LoRA.",
+                                     formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    add = parser.add_argument
+    add("--mode", choices=["sft", "mtlora"], required=True, help="what to train")
+    add("--model", metavar="DIR", help="Hugging Face folder (default: SmolLM2-135M-Instruct)")
+    add("--encoder", metavar="DIR", help="Hugging Face BERT folder (default: all-MiniLM-L6-v2)")
+    add("--tasks", metavar="DIR", help="task files (default: data/tasks)")
+    add("--arch", choices=["L", "M", "S"], default="L", help="the hypernetwork's head")
+    add("--steps", type=int, default=480)
+    add("--batch-size", type=int, default=32)
+    add("--lr", type=float, help=f"peak learning rate (default: {LR})")
+    add("--seed", type=int, default=0)
+    add("--describe", choices=["lora", "prompt", "both"], default="lora",
+        help="where the description goes: only into the hypernetwork, only into the prompt, both")
+    add("--out", metavar="DIR", help="the run's folder (default: out/MODE)")
+    add("--save-every", type=int, default=100, metavar="N", help="steps between saved states; 0: none")
+    add("--resume", action="store_true", help="go on from the last saved state in --out")
+    add("--eval-samples", type=int, default=20, metavar="N",
+        help="test inputs per unseen task at the end; 0: no evaluation")
+    add("--device", choices=["cpu", "cuda"], default="cpu")
+    add("--dtype", choices=["bfloat16", "float32"], default="bfloat16")
+    args = parser.parse_args()
+    if min(args.steps, args.batch_size) < 1:
+        raise UserError("--steps and --batch-size must be at least 1")
+    if args.mode == "sft" and args.describe == "prompt":
+        raise UserError("--mode sft needs the description in the hypernetwork: --describe lora|both")
+    if args.mode == "mtlora" and args.describe == "both":
+        raise UserError("--mode mtlora has no hypernetwork: --describe prompt, or leave it out")
+    args.dtype, args.lr = getattr(torch, args.dtype), args.lr or LR[args.mode]
+    return args
+
+
+def main() -> None:
+    args = parse_args()
+    out = Path(args.out or f"out/{args.mode}")
+    if open_run(args, out):
+        return
+    began = time.perf_counter()
+    suite = load_suite(args.tasks)
+    model = mistral.load_model(args.model, args.dtype, args.device)
+    tokenizer = mistral.load_tokenizer(args.model)
+    encoder = load_encoder(args.encoder)
+    limit = min(MAX_TOKENS, model.cfg.max_position_embeddings)
+    suite = Suite(*(drop_too_long(part, tokenizer, limit, args.describe)
+                    for part in (suite.train, suite.validation, suite.unseen)))
+    print(f"{model.cfg.name}, {encoder.name}, {len(suite.train)} training tasks, "
+          f"{len(suite.unseen)} unseen", file=sys.stderr)
+    torch.manual_seed(args.seed)
+    sizes = t2l_ops.for_model(model.cfg, args.arch, encoder)
+    if args.mode == "sft":
+        descriptions = sorted({d for task in suite.train for d in task.descriptions})
+        trainee = TextToLoRA(t2l_ops.T2L(sizes), encoder, descriptions)
+    else:
+        trainee = MultiTaskLoRA(sizes)
+    trainee.to(args.device)
+    print(f"{sum(p.numel() for p in trainee.parameters()):,} trainable parameters", file=sys.stderr)
+
+    train_began = time.perf_counter()
+    tokens = train(trainee, model, tokenizer, suite, args, out)
+    seconds = time.perf_counter() - train_began
+    trainee.save(out, args.dtype, settings(args) | {
+        "finished": True, "command": shlex.join(["python", Path(sys.argv[0]).name, *sys.argv[1:]])})
+    line = f"{args.steps} steps in {seconds / 60:.1f} min ({tokens / seconds:.0f} tokens/s)"
+    if args.eval_samples:
+        from eval import report
+        line += "; " + report([out], suite, model, tokenizer, encoder, args.eval_samples)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2 ** 20
+    print(f"{out}: {line}; {(time.perf_counter() - began) / 60:.1f} min in all, "
+          f"peak memory {peak:.1f} GB")
+
+
+if __name__ == "__main__":
+    run(main)

@@ -101,7 +101,7 @@ class Encoder(nn.Module):
         for layer in self.encoder["layer"]:
             x = layer(x, mask[:, None, None])
         weights = mask[..., None].to(x.dtype)
-        return (x * weights).sum(1) / weights.sum(1)
+        return (x * weights).sum(1) / weights.sum(1).clamp_min(1)     # no token at all: zeros
 
     @torch.inference_mode()
     def embed(self, texts: list[str], batch_size: int = 64, progress: str = "") -> Tensor:
@@ -112,8 +112,11 @@ class Encoder(nn.Module):
         for start in tqdm(range(0, len(order), batch_size), desc=progress, disable=not progress):
             batch = order[start:start + batch_size]
             width = len(encoded[batch[-1]])
-            ids = torch.tensor([encoded[i] + [0] * (width - len(encoded[i])) for i in batch])
-            mask = torch.tensor([[j < len(encoded[i]) for j in range(width)] for i in batch])
+            ids = torch.zeros(len(batch), max(width, 1), dtype=torch.long)
+            mask = torch.zeros_like(ids, dtype=torch.bool)
+            for row, i in enumerate(batch):
+                ids[row, :len(encoded[i])] = torch.tensor(encoded[i], dtype=torch.long)
+                mask[row, :len(encoded[i])] = True
             rows[batch] = self(ids, mask)
         return rows
 

@@ -4,7 +4,7 @@ An adapter is a pair (A, B) of dicts over the adapted modules m:
     A[m] (n, r, d_in) or (b, n, r, d_in)      B[m] (n, d_out, r) or (b, n, d_out, r)
 with n layers, rank r and, optionally, one adapter for each of b samples. ΔW is always B A: whatever
 scale a method has (alpha / r, alpha / √r) is folded into B where the adapter leaves that method.
-The adapter is an argument of the model, never a patch on it, so gradients flow and nothing is hidden.
+The adapter is an argument of the model, never a patch on it: gradients flow and nothing is hidden.
 """
 import copy
 import json

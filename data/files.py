@@ -64,7 +64,7 @@ def write_json(path: str | Path, value: dict) -> None:
 
 
 def read_safetensors(path: str | Path) -> tuple[dict, dict[str, str]]:
-    """(tensors by name, metadata) of a safetensors file; memory-mapped, so loading copies nothing."""
+    """(tensors by name, metadata) of a safetensors file; memory-mapped, so nothing is copied."""
     try:
         with safe_open(path, framework="pt") as file:
             return {k: file.get_tensor(k) for k in file.keys()}, file.metadata() or {}

@@ -1,4 +1,4 @@
-"""What several kinds share: nouns by category, adjectives, verbs; word lists and event sentences."""
+"""What several kinds share: nouns by category, adjectives, verbs; word lists, event sentences."""
 import random
 from dataclasses import dataclass
 
@@ -42,9 +42,9 @@ CATEGORIES = {
 CATEGORY = {word: name for name, words in CATEGORIES.items() for word in words.split()}
 NOUNS = list(CATEGORY)
 
-ADJECTIVES = """hot cold big small old young new fast slow happy sad good bad hard soft high low long
-    short light heavy dark bright clean dirty rich poor strong weak wide narrow thick thin deep
-    shallow loud quiet early late easy difficult cheap expensive full empty wet dry sharp blunt
+ADJECTIVES = """hot cold big small old young new fast slow happy sad good bad hard soft high low
+    long short light heavy dark bright clean dirty rich poor strong weak wide narrow thick thin
+    deep shallow loud quiet early late easy difficult cheap expensive full empty wet dry sharp blunt
     sweet sour smooth rough brave cowardly kind cruel polite rude clever stupid safe dangerous
     beautiful ugly warm cool tall tiny huge near far open closed true false right wrong left
     public private rare common simple complex ancient modern lazy busy calm angry fresh rotten
@@ -52,7 +52,8 @@ ADJECTIVES = """hot cold big small old young new fast slow happy sad good bad ha
     interesting boring lucky unlucky alive dead asleep awake male female wild tame visible
     invisible possible impossible honest dishonest patient impatient legal illegal mature immature
     regular irregular formal informal active passive major minor positive negative careful careless
-    useful useless hopeful hopeless bitter mild noisy steep gentle fierce shy bold pale vivid""".split()
+    useful useless hopeful hopeless bitter mild noisy steep gentle fierce shy bold
+    pale vivid""".split()
 
 VERBS = """walk run jump swim eat drink sleep write read speak sing dance play work build break buy
     sell give take send bring catch throw cut draw drive fly ride fall rise grow know think teach
@@ -66,7 +67,8 @@ VERBS = """walk run jump swim eat drink sleep write read speak sing dance play w
     whisper wipe wish wonder worry wrap yell admire admit advise agree allow answer appear argue
     arrive ask attack bake bathe beg believe bend bite bleed blow boil bow breathe burn bury call
     carry chase cheat chew clap climb collect complain cook copy cough count cover crash create
-    cry dig dream drop earn enjoy enter escape explain fail fear feed fight fill fix float fold""".split()
+    cry dig dream drop earn enjoy enter escape explain fail fear feed fight fill fix
+    float fold""".split()
 VERBS = [v for v in VERBS if v not in ADJECTIVES and v not in CATEGORY]
 
 # One shuffled pool, so that every task that takes any word starts from the same words.

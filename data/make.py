@@ -74,7 +74,7 @@ def shared_patterns(a: list[str], b: list[str]) -> int:
 
 
 def check(kind: str, descriptions: dict[str, list[str]]) -> list[str]:
-    """Complaints about one kind: too few instances or descriptions, copied wordings, dull answers."""
+    """Complaints about a kind: too few instances or descriptions, copied wordings, dull answers."""
     complaints = []
     names = [n for n in TASKS if TASKS[n].kind == kind]
     for extra in set(descriptions) - set(names):
@@ -101,7 +101,7 @@ def check(kind: str, descriptions: dict[str, list[str]]) -> list[str]:
 
 
 def draw_splits() -> dict[str, list[str]]:
-    """Unseen and validation tasks: a seeded draw within each kind, among tasks that are no look-ups."""
+    """Unseen and validation tasks: a seeded draw within each kind, look-ups left out."""
     splits: dict[str, list[str]] = {"unseen": [], "validation": []}
     for kind in KINDS:
         names = sorted(n for n, t in TASKS.items() if t.kind == kind and not t.lookup)
@@ -172,7 +172,8 @@ def write(descriptions: dict[str, list[str]]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--check", metavar="KIND", choices=KINDS, help="check one kind, write nothing")
+    parser.add_argument("--check", metavar="KIND", choices=KINDS,
+                        help="check one kind, write nothing")
     args = parser.parse_args()
     complaints, descriptions = [], {}
     for kind in [args.check] if args.check else KINDS:

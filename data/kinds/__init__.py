@@ -1,7 +1,7 @@
 """What the default suite is made of: tasks, each a small function over a shared pool of inputs.
 
-A kind is a module here (letters.py) with its descriptions beside it (letters.txt). Its tasks draw on
-common pools on purpose: when the same input has another answer under every task, only the
+A kind is a module here (letters.py) with its descriptions beside it (letters.txt). Its tasks draw
+on common pools on purpose: when the same input has another answer under every task, only the
 description can tell them apart, and that is what Text-to-LoRA has to learn to read.
 """
 from dataclasses import dataclass

@@ -1,0 +1,97 @@
+"""Writes tests/golden/: what transformers and peft compute for tiny random models.
+
+    pip install -r requirements-dev.txt && python tests/make_golden.py
+
+Weights have a standard deviation of 0.2 and random norms: with Hugging Face's usual 0.02 even a
+missing RoPE would move the logits by a hundredth only, and no test would see it.
+"""
+import json
+import shutil
+import string
+from pathlib import Path
+
+import torch
+from peft import LoraConfig, get_peft_model
+from safetensors.torch import save_file
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import (BertConfig, BertModel, LlamaConfig, LlamaForCausalLM, MistralConfig,
+                          MistralForCausalLM)
+
+GOLDEN = Path(__file__).parent / "golden"
+SIZES = dict(vocab_size=96, hidden_size=48, intermediate_size=80, num_hidden_layers=3,
+             num_attention_heads=6, num_key_value_heads=2, max_position_embeddings=64,
+             rms_norm_eps=1e-5, attn_implementation="eager")
+
+
+def randomised(model: torch.nn.Module) -> torch.nn.Module:
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.normal_(1.0 if weight.dim() == 1 else 0.0, 0.2)
+    return model.eval()
+
+
+def tiny_tokenizer(path: Path) -> None:
+    """One token a character, and ChatML's special ones."""
+    letters = sorted(string.ascii_letters + string.digits + ".,:;!?'-ĠĊ")     # Ġ space, Ċ newline
+    vocab = {c: i for i, c in enumerate(["<|endoftext|>", "<|im_start|>", "<|im_end|>", *letters])}
+    tokenizer = Tokenizer(models.BPE(vocab, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens(["<|endoftext|>", "<|im_start|>", "<|im_end|>"])
+    tokenizer.save(str(path))
+
+
+def decoder(name: str, model: torch.nn.Module) -> None:
+    """A folder with the model, random ids, its logits, and its logits under a PEFT LoRA."""
+    folder = GOLDEN / name
+    model.save_pretrained(folder)
+    (folder / "generation_config.json").unlink(missing_ok=True)
+    ids = torch.randint(3, model.config.vocab_size, (3, 20))
+    expected = {"ids": ids, "logits": model(ids).logits}
+    peft = get_peft_model(model, LoraConfig(r=4, lora_alpha=6, use_rslora=True,
+                                            target_modules=["q_proj", "v_proj"]))
+    with torch.no_grad():
+        for key, weight in peft.named_parameters():
+            if "lora_" in key:
+                weight.normal_(0.0, 0.2)                  # B = 0 would make every comparison pass
+    expected["lora_logits"] = peft.eval()(ids).logits
+    peft.save_pretrained(folder / "adapter")
+    (folder / "adapter" / "README.md").unlink(missing_ok=True)
+    save_file({k: w.detach().contiguous() for k, w in expected.items()},
+              folder / "expected.safetensors")
+
+
+def encoder() -> None:
+    folder = GOLDEN / "bert"
+    cfg = BertConfig(vocab_size=96, hidden_size=32, num_hidden_layers=2, num_attention_heads=4,
+                     intermediate_size=64, max_position_embeddings=64)
+    model = randomised(BertModel(cfg, add_pooling_layer=False))
+    model.save_pretrained(folder)
+    ids = torch.randint(3, 96, (3, 12))
+    mask = torch.arange(12) < torch.tensor([12, 7, 1])[:, None]
+    states = model(ids, attention_mask=mask.long()).last_hidden_state
+    mean = (states * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
+    save_file({"ids": ids, "mask": mask, "mean": mean.detach()}, folder / "expected.safetensors")
+    tiny_tokenizer(folder / "tokenizer.json")
+
+
+def main() -> None:
+    torch.manual_seed(0)
+    shutil.rmtree(GOLDEN, ignore_errors=True)
+    with torch.no_grad():
+        # head_dim ≠ d / h, and a window shorter than the 20 tokens
+        decoder("mistral", randomised(MistralForCausalLM(
+            MistralConfig(**SIZES, sliding_window=7, head_dim=12, tie_word_embeddings=False))))
+        decoder("llama", randomised(LlamaForCausalLM(
+            LlamaConfig(**SIZES, rope_theta=500.0, tie_word_embeddings=True))))
+        encoder()
+    tiny_tokenizer(GOLDEN / "llama" / "tokenizer.json")
+    for config in GOLDEN.glob("**/*config.json"):
+        raw = json.loads(config.read_text())
+        for key in ("transformers_version", "base_model_name_or_path"):
+            raw.pop(key, None)
+        config.write_text(json.dumps(raw, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

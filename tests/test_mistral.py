@@ -1,0 +1,160 @@
+"""The decoder against transformers: golden tensors always, live where transformers is installed."""
+import shutil
+
+import pytest
+import torch
+from conftest import GOLDEN
+from safetensors.torch import load_file, save_file
+
+import lora as lora_ops
+import mistral
+
+FAMILIES = ["mistral", "llama"]
+
+
+def loaded(name: str) -> tuple[mistral.Mistral, dict]:
+    model = mistral.load_model(GOLDEN / name, torch.float32)
+    return model, load_file(GOLDEN / name / "expected.safetensors")
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_logits_equal_transformers(name):
+    model, expected = loaded(name)
+    torch.testing.assert_close(model(expected["ids"]), expected["logits"], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_long_sequences_use_the_fused_kernel_and_agree(name, monkeypatch):
+    model, expected = loaded(name)
+    monkeypatch.setattr(mistral, "PLAIN_ATTENTION_UP_TO", 0)
+    torch.testing.assert_close(model(expected["ids"]), expected["logits"], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("broken", ["no rope", "interleaved rope", "no window", "one theta"])
+def test_the_comparison_notices_a_wrong_model(broken, monkeypatch):
+    model, expected = loaded("mistral" if broken == "no window" else "llama")
+    if broken == "no rope":
+        monkeypatch.setattr(mistral, "rotate", lambda x, rope: x)
+    if broken == "interleaved rope":
+        def neighbours(x, rope):
+            order = torch.arange(x.shape[-1]).view(2, -1).T.flatten()
+            return rotate(x[..., order.argsort()], rope)[..., order]
+        rotate = mistral.rotate
+        monkeypatch.setattr(mistral, "rotate", neighbours)
+    if broken == "no window":
+        model.cfg.sliding_window = None
+    if broken == "one theta":
+        model.cfg.rope_theta = 10000.0
+    assert (model(expected["ids"]) - expected["logits"]).abs().max() > 1e-2
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_padding_at_the_right_changes_nothing(name):
+    model, expected = loaded(name)
+    ids, n = expected["ids"], 11
+    padded = torch.cat([ids[:, :n], torch.zeros(3, 5, dtype=torch.long)], 1)
+    torch.testing.assert_close(model(padded)[:, :n], model(ids[:, :n]), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_kept_positions_are_those_of_the_full_logits(name):
+    model, expected = loaded(name)
+    keep = torch.rand(expected["ids"].shape) < 0.3
+    torch.testing.assert_close(model(expected["ids"], keep=keep), model(expected["ids"])[keep])
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_cached_generation_is_what_rescoring_without_a_cache_gives(name):
+    """Prompts of different lengths, one adapter each, beyond the window; finished rows drop out."""
+    model, _ = loaded(name)
+    cfg, prompts = model.cfg, [torch.randint(3, 96, (n,)).tolist() for n in (3, 9, 5, 12)]
+    c = cfg.head_dim
+    A = {m: 0.3 * torch.randn(4, 3, 2, 48) for m in lora_ops.TARGETS}
+    B = {"q_proj": 0.3 * torch.randn(4, 3, 6 * c, 2), "v_proj": 0.3 * torch.randn(4, 3, 2 * c, 2)}
+    model.cfg.eos_token_id = (7, 11, 13, 17, 19, 23, 29, 31)          # so that some rows end early
+    made = mistral.generate_ids(model, prompts, (A, B), max_new_tokens=10)
+    assert len({len(ids) for ids in made}) > 1
+    for i, (prompt, new) in enumerate(zip(prompts, made)):
+        own = ({m: w[i] for m, w in A.items()}, {m: w[i] for m, w in B.items()})
+        for n in range(min(len(new) + 1, 10)):
+            best = model(torch.tensor([prompt + new[:n]]), lora=own)[0, -1].argmax().item()
+            assert best == new[n] if n < len(new) else best in cfg.eos_token_id
+
+
+def test_sharded_folders_load_as_single_ones(tmp_path):
+    weights = load_file(GOLDEN / "mistral" / "model.safetensors")
+    names, shards = sorted(weights), {}
+    for i, part in enumerate((names[::2], names[1::2])):
+        save_file({n: weights[n] for n in part}, tmp_path / f"part{i}.safetensors")
+        shards |= {n: f"part{i}.safetensors" for n in part}
+    shutil.copy(GOLDEN / "mistral" / "config.json", tmp_path)
+    (tmp_path / "model.safetensors.index.json").write_text(
+        __import__("json").dumps({"weight_map": shards}))
+    ids = torch.randint(3, 96, (2, 9))
+    one, many = (mistral.load_model(p, torch.float32)(ids) for p in (GOLDEN / "mistral", tmp_path))
+    assert torch.equal(one, many)
+
+
+def test_chat_format_and_special_tokens_in_a_text():
+    tokenizer = mistral.load_tokenizer(GOLDEN / "llama")
+    ids = tokenizer.prompt("hi")
+    assert tokenizer.tokenizer.decode(ids, skip_special_tokens=False) == \
+        "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n"
+    assert tokenizer.prompt("<|im_end|>").count(tokenizer.end) == 1          # only the format's own
+    assert tokenizer.answer("hi")[-1] == tokenizer.end
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_live_parity_on_random_sizes(name, tmp_path):
+    transformers = pytest.importorskip("transformers")
+    from make_golden import randomised
+    pick = lambda *values: values[int(torch.randint(len(values), ()))]          # noqa: E731
+    torch.seed()
+    k, g, c = pick(1, 2, 3), pick(1, 2, 4), pick(8, 10, 16)
+    kind = {"mistral": "Mistral", "llama": "Llama"}[name]
+    sizes = dict(vocab_size=pick(50, 77), hidden_size=pick(24, 40), intermediate_size=pick(32, 56),
+                 num_hidden_layers=pick(1, 2, 4), num_attention_heads=k * g, head_dim=c,
+                 num_key_value_heads=k, rope_theta=pick(100.0, 1e5),
+                 tie_word_embeddings=pick(True, False))
+    if name == "mistral":
+        sizes["sliding_window"] = pick(3, 8, None)
+    cfg = getattr(transformers, f"{kind}Config")(**sizes, attn_implementation="eager")
+    theirs = randomised(getattr(transformers, f"{kind}ForCausalLM")(cfg))
+    theirs.save_pretrained(tmp_path)
+    ids = torch.randint(0, sizes["vocab_size"], (pick(1, 3), pick(5, 17)))
+    ours = mistral.load_model(tmp_path, torch.float32)(ids)
+    with torch.no_grad():
+        torch.testing.assert_close(ours, theirs(ids).logits, atol=1e-4, rtol=1e-4, msg=str(sizes))
+
+
+QUESTIONS = ["What is the capital of France?", "hot", "Count from one to five.", "2 + 2 =",
+             "Translate to Spanish: dog", "Name three colors.", "Who wrote Hamlet?",
+             "dog, red, plum, drum, coat", "Anna bought 12 lamps on Monday.", "Écris un mot."]
+
+
+def test_default_model_answers_like_transformers(default_models):
+    """Ten prompts: the same ids in, the same greedy tokens out, in fp32."""
+    transformers = pytest.importorskip("transformers")
+    folder = default_models[0]
+    model, tokenizer = mistral.load_model(folder, torch.float32), mistral.load_tokenizer(folder)
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    their_tokenizer = transformers.PreTrainedTokenizerFast(
+        tokenizer_file=str(folder / "tokenizer.json"))
+    their_tokenizer.chat_template = (
+        "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}"
+        "{% endfor %}{{ '<|im_start|>assistant\n' }}")
+    prompts = [tokenizer.prompt(q) for q in QUESTIONS]
+    made = mistral.generate_ids(model, prompts, None, max_new_tokens=12)
+    for question, prompt, new in zip(QUESTIONS, prompts, made):
+        text = their_tokenizer.apply_chat_template([{"role": "user", "content": question}],
+                                                   tokenize=False)
+        assert prompt == their_tokenizer(text, add_special_tokens=False)["input_ids"]
+        out = theirs.generate(torch.tensor([prompt]), max_new_tokens=12, do_sample=False,
+                              pad_token_id=0)[0, len(prompt):].tolist()
+        assert new == out[:out.index(2)] if 2 in out else new == out
+
+
+def test_default_model_knows_paris(default_models):
+    model, tokenizer = (load(default_models[0]) for load in
+                        (mistral.load_model, mistral.load_tokenizer))
+    assert "Paris" in mistral.generate(model, tokenizer, QUESTIONS[:1])[0]

@@ -1,0 +1,150 @@
+"""The hypernetwork: the paper's counts, every shape, the authors' outputs, initialisation."""
+import math
+import random
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import GOLDEN, ROOT
+from safetensors.torch import load_file
+
+import encoder as encoder_ops
+import lora as lora_ops
+import mistral
+import t2l as t2l_ops
+
+MISTRAL_7B = dict(n_layers=32, modules={"q_proj": (4096, 4096), "v_proj": (4096, 1024)})
+SMOLLM2 = dict(n_layers=30, modules={"q_proj": (576, 576), "v_proj": (576, 192)})
+COUNTS = {  # arXiv 2506.06105: 16 one-hot tasks without head bias; with gte-large and head bias
+    ("L", 16, False): 55_252_992, ("L", 1024, True): 55_424_000,
+    ("M", 16, False): 34_282_240, ("M", 1024, True): 34_412_288,
+    ("S", 16, False): 4_923_392, ("S", 1024, True): 4_996_096}
+REFERENCE = ROOT.parent / "shared" / "reference"
+
+
+def made(arch: str, **sizes) -> t2l_ops.T2L:
+    """A hypernetwork whose heads are not at their initial zero."""
+    t2l = t2l_ops.T2L(t2l_ops.Config(arch, **sizes)).eval()
+    for head in t2l.heads.values():
+        torch.nn.init.normal_(head.weight, std=0.1)
+    return t2l
+
+
+@pytest.mark.parametrize("arch, emb, bias", COUNTS)
+def test_parameter_counts_for_mistral_7b(arch, emb, bias):
+    with torch.device("meta"):
+        t2l = t2l_ops.T2L(t2l_ops.Config(arch, emb, head_bias=bias, **MISTRAL_7B))
+    assert sum(p.numel() for p in t2l.parameters()) == COUNTS[arch, emb, bias]
+
+
+def test_one_lora_of_mistral_7b_has_the_papers_size():
+    with torch.device("meta"):
+        t2l = t2l_ops.T2L(t2l_ops.Config("S", 16, **MISTRAL_7B))
+    sizes = [n for sides in t2l.cfg.modules.values() for n in sides]
+    assert t2l.cfg.n_layers * t2l.cfg.rank * sum(sizes) == 3_407_872
+
+
+@pytest.mark.parametrize("sizes", [SMOLLM2, None], ids=["smollm2", "random"])
+@pytest.mark.parametrize("arch", "LMS")
+def test_shapes_of_every_head_layer_and_module(arch, sizes):
+    rng = random.Random()
+    sizes = sizes or dict(n_layers=rng.randint(1, 5), rank=rng.randint(1, 9), modules={
+        "q_proj": (rng.randint(3, 40), rng.randint(3, 40)),
+        "v_proj": (rng.randint(3, 40), rng.randint(3, 40))})
+    b, emb, n, r = rng.randint(1, 4), rng.randint(2, 30), sizes["n_layers"], sizes.get("rank", 8)
+    t2l = made(arch, emb_size=emb, **sizes)
+    A, B = t2l(torch.randn(b, emb))
+    for module, (d_in, d_out) in sizes["modules"].items():
+        out = {"L": r * (d_in + d_out), "M": r * max(d_in, d_out), "S": max(d_in, d_out)}[arch]
+        assert t2l.heads[module].weight.shape == (out, 512)
+        assert A[module].shape == (b, n, r, d_in) and B[module].shape == (b, n, d_out, r)
+        for w in (A[module], B[module]):           # layers, and texts if several, differ
+            assert w.isfinite().all()
+            assert n == 1 or (w[:, 0] != w[:, 1]).any()
+            assert b == 1 or (w[0] != w[1]).any()
+
+
+@pytest.mark.parametrize("arch", "LMS")
+def test_initial_adapter(arch):
+    """L starts exactly at the base model; M and S at the paper's small random adapter."""
+    t2l = t2l_ops.T2L(t2l_ops.Config(arch, 24, **SMOLLM2)).eval()
+    A, B = t2l(torch.randn(2, 24))
+    bound = {"L": 1 / math.sqrt(576),
+             "M": 1 / math.sqrt(2 * 576),
+             "S": 1 / math.sqrt(16 * 576)}[arch]
+    for module in A:
+        assert 0.98 * bound < A[module].abs().max() <= bound
+        assert torch.equal(A[module][0], A[module][1])          # heads of zero weight: no task yet
+        if arch == "L":
+            assert not B[module].any()
+        else:
+            assert 0.9 * bound < B[module].abs().max() <= bound
+
+
+@pytest.mark.skipif(not REFERENCE.is_dir(), reason="the reference checkpoints are not here")
+@pytest.mark.parametrize("name", ["L_sft", "M_sft", "S_sft"])
+def test_the_authors_code_gives_the_same_lora(name):
+    folder = REFERENCE / name
+    state = torch.load(folder / "hypermod.pt", weights_only=True)
+    buffers = ("AB_offset", "mean_recon", "std_recon")       # of these, sft uses the offset only
+    offsets = {k: w for k, w in state.items() if k.startswith("AB_offset")}
+    state = {k: w for k, w in state.items() if not k.startswith(buffers)}
+    args = pytest.importorskip("yaml").safe_load((folder / "args.yaml").read_text())
+    cfg = t2l_ops.Config(name[0], 24, 3, {"q_proj": (64, 64), "v_proj": (64, 32)},
+                         latent=args["hypernet_latent_size"], head_in=args["head_in_size"])
+    t2l = t2l_ops.T2L(cfg).eval()
+    t2l.load_state_dict(state, strict=True)
+    expected = load_file(folder / "expected.safetensors")
+    lora = t2l(expected["task_emb"])
+    for k in range(3):
+        for part, side in zip(lora, "AB"):
+            for module, stack in part.items():
+                for i in range(3):
+                    key = f"{k}." + lora_ops.KEY.format(layer=i, module=module, side=side)
+                    ours = stack[k, i] + offsets[f"AB_offset.{side}.{module}"][i]
+                    torch.testing.assert_close(ours, expected[key], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("arch", "LMS")
+def test_save_and_load_then_description_to_adapted_model(arch, tmp_path):
+    """The whole contract on tiny models: load_t2l, generate_lora, apply_lora, one or many texts."""
+    model = mistral.load_model(GOLDEN / "llama", torch.float32)
+    encoder = encoder_ops.load_encoder(GOLDEN / "bert")
+    cfg = t2l_ops.for_model(model.cfg, arch, encoder)
+    t2l = made(arch, **{k: v for k, v in vars(cfg).items() if k != "arch"})
+    t2l_ops.save_t2l(t2l, tmp_path, torch.float32, {"mode": "sft"})
+    again = t2l_ops.load_t2l(tmp_path)
+    assert again.cfg == t2l.cfg
+    texts = ["say it twice", "shout"]
+    A, B = t2l_ops.generate_lora(again, texts)              # loads the encoder named in config.json
+    one_A, one_B = t2l_ops.generate_lora(t2l, texts[1], encoder)
+    raw_A, raw_B = t2l(t2l_ops.embed(encoder, texts))
+    ids = torch.randint(3, 96, (2, 8))
+    for m in A:
+        torch.testing.assert_close(A[m][1], one_A[m], atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(one_B[m], raw_B[m][1] * 16 / math.sqrt(8), atol=1e-5, rtol=1e-4)
+    adapted = t2l_ops.apply_lora(model, one_A, one_B)
+    logits = model(ids, lora=(one_A, one_B))
+    torch.testing.assert_close(adapted(ids), logits, atol=1e-3, rtol=1e-4)
+    assert (logits - model(ids)).abs().max() > 1e-3
+    assert t2l_ops.generate_lora(t2l, "", encoder)[0]["q_proj"].isfinite().all()
+
+
+def test_embeddings_are_normalised_and_end_in_a_full_stop():
+    encoder = encoder_ops.load_encoder(GOLDEN / "bert")
+    x = t2l_ops.embed(encoder, ["say it", "say it.", "say it!"])
+    torch.testing.assert_close(x.norm(dim=1), torch.full((3,), math.sqrt(32)))
+    torch.testing.assert_close(x[0], x[1])
+    assert (x[1] - x[2]).abs().max() > 1e-3
+
+
+def test_the_committed_checkpoint_reads_its_description(default_models, capsys):
+    """Three tasks on one input: only the description can tell which answer is asked for."""
+    if not t2l_ops.CHECKPOINT.is_dir():
+        pytest.fail(f"no checkpoint in {Path(t2l_ops.CHECKPOINT).name}")
+    model, tokenizer = mistral.load_model(), mistral.load_tokenizer()
+    t2l = t2l_ops.load_t2l()
+    lines = ["Answer with the opposite of the word.", "Write the word in capital letters.",
+             "Give the first letter of the word, in lower case."]
+    answers = mistral.generate(model, tokenizer, ["hot"] * 3, t2l_ops.generate_lora(t2l, lines))
+    assert answers == ["cold", "HOT", "h"]

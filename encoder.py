@@ -19,6 +19,9 @@ from data.download import default_encoder
 from data.files import UserError, read_json, read_safetensors
 
 
+DEFAULT_ENCODER = "all-MiniLM-L6-v2"
+
+
 @dataclass
 class Config:
     """The fields of a BERT's config.json that this encoder honours."""
@@ -137,7 +140,7 @@ def load_encoder(path: str | Path | None = None) -> Encoder:
         encoder.load_state_dict(weights, strict=True, assign=True)
     except RuntimeError as error:
         raise UserError(f"{folder}: {' '.join(str(error).split())[:300]}") from None
-    encoder.name = str(path or "all-MiniLM-L6-v2")
+    encoder.name = str(path or DEFAULT_ENCODER)
     encoder.tokenizer = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
     encoder.tokenizer.no_padding()
     encoder.tokenizer.enable_truncation(min(256, encoder.cfg.max_position_embeddings))

@@ -186,7 +186,7 @@ def report(folders: list[Path], suite: Suite, model: mistral.Mistral, tokenizer:
             rows += t2l_rows(folder, config.get("describe", "lora"), suite, swaps, encoder,
                              model.cfg)
     kept = getattr(suite, split)
-    columns = {"seen": exercises(suite.train, max(1, per_task // 5), lambda t: t.held_out)}
+    columns = {"seen": exercises(suite.train, max(1, per_task // 20), lambda t: t.held_out)}
     if kept:
         columns = {split: exercises(kept, per_task,
                                     lambda t: t.descriptions + t.held_out)} | columns

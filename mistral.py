@@ -1,6 +1,6 @@
 """The language model: a Mistral / Llama decoder with the LoRA as an argument of its forward pass.
 
-    model, tokenizer = load_model(), load_tokenizer()      # SmolLM2-135M-Instruct, fetched if missing
+    model, tokenizer = load_model(), load_tokenizer()     # SmolLM2-135M-Instruct, fetched once
     print(generate(model, tokenizer, ["What is the capital of France?"]))
 
 Reading order: Config, the three parts of a layer (RMSNorm, Attention, MLP), the model, loading, the
@@ -27,7 +27,7 @@ PLAIN_ATTENTION_UP_TO = 256      # key positions; see Attention.attend
 
 @dataclass
 class Config:
-    """The fields of a Hugging Face config.json that this decoder honours, under their names there."""
+    """The fields of a Hugging Face config.json that this decoder honours, by their names there."""
     vocab_size: int
     hidden_size: int
     intermediate_size: int
@@ -45,7 +45,7 @@ class Config:
 
     @classmethod
     def from_json(cls, path: Path) -> "Config":
-        """Read config.json of either generation; UserError names what this decoder cannot honour."""
+        """Read config.json, old style or new; UserError names what this decoder cannot honour."""
         raw = read_json(path)
         rope = raw.get("rope_parameters") or raw.get("rope_scaling") or {}
         rope_type = rope.get("rope_type", rope.get("type", "default"))
@@ -92,7 +92,8 @@ class RMSNorm(nn.Module):
         return self.weight * wide.to(x.dtype)
 
 
-def rope_table(positions: Tensor, c: int, theta: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+def rope_table(positions: Tensor, c: int, theta: float,
+               dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """cos, sin (…, t, 1, c) for positions (…, t): channel i turns at theta^(-2i/c), half-split."""
     frequencies = theta ** (-torch.arange(0, c, 2, device=positions.device).float() / c)
     angles = positions[..., None] * frequencies                              # (…, t, c/2)
@@ -135,7 +136,7 @@ class Attention(nn.Module):
         return self.o_proj(self.attend(q, k, v, mask).reshape(b, t, -1))
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
-        """q (b, t, h, c), k, v (b, T, k, c), mask (t, T) or (b, t, T) True where allowed → (b, t, h, c).
+        """q (b, t, h, c), k, v (b, T, k, c), mask (t, T) or (b, t, T), True: seen → (b, t, h, c).
 
         Up to a few hundred keys plain matmul-softmax-matmul is about twice as fast on a CPU as the
         fused kernel, whose backward is slow; beyond, the fused kernel saves the (t, T) matrices.
@@ -198,7 +199,7 @@ class Mistral(nn.Module):
 
     def forward(self, ids: Tensor, lora: LoRA | None = None, keep: Tensor | None = None,
                 cache: list | None = None, positions: Tensor | None = None) -> Tensor:
-        """ids (b, t) → logits (b, t, vocab), or (kept, vocab) for the positions where `keep` (b, t).
+        """ids (b, t) → logits (b, t, vocab), or (kept, vocab) where `keep` (b, t) is True.
 
         Sequences start at the left and may be padded at the right: a causal model does not see
         what comes later. `positions` (b, t) say where the tokens stand in `cache`, which holds
@@ -346,7 +347,7 @@ def generate_ids(model: Mistral, prompts: list[list[int]], lora: LoRA | None,
                 out[row].append(token)
         if done.all() or step == max_new_tokens - 1:
             break
-        if done.float().mean() > 0.25:     # dropping rows copies the cache: not for every single one
+        if done.float().mean() > 0.25:       # dropping rows copies the cache: not for each one
             kept = (~done).nonzero()[:, 0]
             cache = [tuple(store[kept] for store in layer) for layer in cache]
             rows, new, lengths, done = rows[kept], new[kept], lengths[kept], done[kept]

@@ -1,4 +1,4 @@
-"""Text-to-LoRA (arXiv 2506.06105): a description of a task in English → a LoRA, in one forward pass.
+"""Text-to-LoRA (arXiv 2506.06105): a task description in English → a LoRA, in one forward pass.
 
     python t2l.py "Answer with the opposite of the word." --prompt hot --out adapter/
 
@@ -10,6 +10,7 @@ of A or B. Reading order: Config, the hypernetwork, loading, description → ada
 Shapes: b descriptions, e embedding width, n layers, m modules, r rank, z latent width.
 """
 import argparse
+import functools
 import math
 import sys
 import time
@@ -22,7 +23,7 @@ from torch import Tensor, nn
 
 import lora as lora_ops
 from data.files import UserError, read_json, read_safetensors, run, write_json, written_beside
-from encoder import Encoder, load_encoder
+from encoder import DEFAULT_ENCODER, Encoder, load_encoder
 from lora import LoRA
 
 CHECKPOINT = Path(__file__).parent / "checkpoints" / "smollm2-135m"
@@ -89,7 +90,7 @@ class Residual(nn.Module):
 
 
 class T2L(nn.Module):
-    """The hypernetwork with head L, M or S; its modules carry the names of the authors' checkpoints."""
+    """The hypernetwork with head L, M or S; modules are named as in the authors' checkpoints."""
 
     def __init__(self, cfg: Config):
         super().__init__()
@@ -106,8 +107,8 @@ class T2L(nn.Module):
         self.mlp3 = nn.Sequential(nn.LayerNorm(z), *block(z, 4 * z, cfg.head_in, drop))
         if cfg.arch != "L":
             # M and S call one head for A and once more for B: an embedding says which is meant.
-            self.out_emb = nn.ModuleDict({m: nn.ParameterDict({side: torch.randn(z) for side in "AB"})
-                                          for m in cfg.modules})
+            self.out_emb = nn.ModuleDict({
+                m: nn.ParameterDict({side: torch.randn(z) for side in "AB"}) for m in cfg.modules})
             self.out_emb_norm = nn.LayerNorm(z)
         if cfg.arch == "S":
             self.pos_emb = nn.Sequential(nn.Embedding(r, z), nn.LayerNorm(z))
@@ -231,6 +232,12 @@ def embed(encoder: Encoder, descriptions: list[str], progress: str = "") -> Tens
     return normalised(encoder.embed(texts, progress=progress))
 
 
+@functools.lru_cache(maxsize=1)
+def named_encoder(name: str) -> Encoder:
+    """The encoder that a checkpoint was trained with."""
+    return load_encoder(None if name == DEFAULT_ENCODER else name)
+
+
 @torch.no_grad()
 def generate_lora(t2l: T2L, description: str | list[str], encoder: Encoder | None = None) -> LoRA:
     """Description(s) → (lora_A, lora_B), the scale folded into B.
@@ -238,14 +245,8 @@ def generate_lora(t2l: T2L, description: str | list[str], encoder: Encoder | Non
     One string gives A[m] (n, r, d_in), B[m] (n, d_out, r); a list gives them a leading axis.
     The encoder named in the checkpoint is loaded when it is first needed.
     """
-    if encoder is None:
-        if not hasattr(t2l, "text_encoder"):
-            named = t2l.cfg.encoder
-            # kept out of the module tree: it is no part of the checkpoint
-            object.__setattr__(t2l, "text_encoder",
-                               load_encoder(None if named == "all-MiniLM-L6-v2" else named))
-        encoder = t2l.text_encoder
     one = isinstance(description, str)
+    encoder = encoder or named_encoder(t2l.cfg.encoder)
     A, B = t2l.eval()(embed(encoder, [description] if one else description))
     B = {m: w * t2l.scale for m, w in B.items()}
     return ({m: w[0] for m, w in A.items()}, {m: w[0] for m, w in B.items()}) if one else (A, B)
@@ -281,13 +282,16 @@ def main() -> None:
     parser.add_argument("--prompt", action="append", default=[],
                         help="an input to answer with and without the adapter; may be repeated")
     parser.add_argument("--out", metavar="DIR", help="write the adapter as a PEFT folder")
-    parser.add_argument("--ckpt", metavar="DIR", help="a trained T2L folder (default: the committed one)")
-    parser.add_argument("--model", metavar="DIR", help="a Hugging Face folder (default: SmolLM2-135M)")
-    parser.add_argument("--encoder", metavar="DIR", help="a Hugging Face BERT folder (default: MiniLM)")
+    parser.add_argument("--ckpt", metavar="DIR",
+                        help="a trained T2L folder (default: the committed one)")
+    parser.add_argument("--model", metavar="DIR",
+                        help="a Hugging Face folder (default: SmolLM2-135M-Instruct)")
+    parser.add_argument("--encoder", metavar="DIR",
+                        help="a Hugging Face BERT folder (default: the checkpoint's)")
     args = parser.parse_args()
     description = checked(args.description)
     t2l = load_t2l(args.ckpt)
-    encoder = load_encoder(args.encoder)
+    encoder = load_encoder(args.encoder) if args.encoder else named_encoder(t2l.cfg.encoder)
     start = time.perf_counter()
     lora_A, lora_B = generate_lora(t2l, description, encoder)
     seconds = time.perf_counter() - start

@@ -1,8 +1,8 @@
-"""Train Text-to-LoRA through a frozen language model (arXiv 2506.06105, section 3.2), on one machine.
+"""Train Text-to-LoRA through a frozen language model (arXiv 2506.06105, section 3.2).
 
     python train.py --mode sft                         # the hypernetwork; default model and tasks
     python train.py --mode mtlora                      # one ordinary LoRA for all tasks
-    python train.py --mode mtlora --describe prompt    # the same, with the description in the prompt
+    python train.py --mode mtlora --describe prompt    # … with the description in its prompt
 
 All modes share one loop: draw samples of mixed tasks, ask the trainee for their adapters, run the
 frozen model with them, and step on the loss of the answer tokens. Reading order: what is trained,
@@ -48,7 +48,7 @@ class TextToLoRA(nn.Module):
     def adapters(self, samples: list[Sample]) -> LoRA:
         rows = torch.tensor([self.rows[s.description] for s in samples])
         device = next(self.t2l.parameters()).device
-        A, B = self.t2l(self.embeddings[rows].to(device))            # (b, n, r, d_in), (b, n, d_out, r)
+        A, B = self.t2l(self.embeddings[rows].to(device))      # (b, n, r, d_in), (b, n, d_out, r)
         return A, {m: w * self.t2l.scale for m, w in B.items()}
 
     def save(self, folder: Path, dtype: torch.dtype, about: dict) -> None:
@@ -140,8 +140,8 @@ def train(trainee: nn.Module, model: mistral.Mistral, tokenizer, suite: Suite,
 
 
 def keep_freed_memory() -> None:
-    """Let glibc reuse freed blocks of up to 1 GB: otherwise every step gives its activations back to
-    the system and pays for fresh, zeroed pages, a tenth of its time. Elsewhere nothing happens."""
+    """Let glibc reuse freed blocks of up to 1 GB: otherwise every step gives its activations back
+    to the system and pays for fresh, zeroed pages, a tenth of its time. Elsewhere: nothing."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt:
         mallopt(-3, 1 << 30)                          # M_MMAP_THRESHOLD
@@ -221,19 +221,20 @@ def parse_args() -> argparse.Namespace:
     add("--describe", choices=["lora", "prompt", "both"], default="lora",
         help="where the description goes: only into the hypernetwork, only into the prompt, both")
     add("--out", metavar="DIR", help="the run's folder (default: out/MODE)")
-    add("--save-every", type=int, default=100, metavar="N", help="steps between saved states; 0: none")
+    add("--save-every", type=int, default=100, metavar="N",
+        help="steps between saved states; 0: none")
     add("--resume", action="store_true", help="go on from the last saved state in --out")
     add("--eval-samples", type=int, default=20, metavar="N",
         help="test inputs per unseen task at the end; 0: no evaluation")
     add("--compile", action="store_true",
-        help="torch.compile the layers: a minute first, then a quarter faster; needs a C++ compiler")
+        help="torch.compile the layers: a minute first, then faster; needs a C++ compiler")
     add("--device", choices=["cpu", "cuda"], default="cpu")
     add("--dtype", choices=["bfloat16", "float32"], default="bfloat16")
     args = parser.parse_args()
     if min(args.steps, args.batch_size) < 1:
         raise UserError("--steps and --batch-size must be at least 1")
     if args.mode == "sft" and args.describe == "prompt":
-        raise UserError("--mode sft needs the description in the hypernetwork: --describe lora|both")
+        raise UserError("--mode sft reads the description in T2L: use --describe lora or both")
     if args.mode == "mtlora" and args.describe == "both":
         raise UserError("--mode mtlora has no hypernetwork: --describe prompt, or leave it out")
     args.dtype, args.lr = getattr(torch, args.dtype), args.lr or LR[args.mode]

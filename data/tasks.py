@@ -4,9 +4,9 @@
     batch = encode(samples, tokenizer, describe="lora")
 
 A task file is JSON with `Definition`, `Instances` [{input, output: [accepted answers]}] and,
-optionally, `Descriptions` (wordings of what the task asks), `Split` {train, test} (the first so many
-instances, then the next) and `Description Split` (likewise). `splits.json` beside the folder names
-the tasks that are kept from training: {"unseen": […], "validation": […]}.
+optionally, `Descriptions` (wordings of what the task asks), `Split` {train, test} (the first so
+many instances, then the next) and `Description Split` (likewise). `splits.json` beside the folder
+names the tasks that are kept from training: {"unseen": […], "validation": […]}.
 """
 import random
 import warnings
@@ -68,7 +68,7 @@ def load_task(path: Path) -> Task:
         answers = [answers] if isinstance(answers, str) else answers
         if not answers or not isinstance(row.get("input"), str) \
                 or not all(isinstance(a, str) and a.strip() for a in answers):
-            raise UserError(f"{path}: instance {i} lacks a text \"input\" or a non-empty \"output\"")
+            raise UserError(f"{path}: instance {i} lacks a text \"input\" or an \"output\"")
         pairs.append((row["input"], tuple(answers)))
     n_test = max(1, round(TEST_SHARE * len(pairs)))
     split = raw.get("Split", {"train": len(pairs) - n_test, "test": n_test})
@@ -79,7 +79,7 @@ def load_task(path: Path) -> Task:
 
 
 def load_suite(folder: str | Path | None = None) -> Suite:
-    """All tasks of a folder, divided by the splits.json beside it (without one: all for training)."""
+    """All tasks of a folder, divided by the splits.json beside it (without: all for training)."""
     folder = Path(folder) if folder else DEFAULT_TASKS
     files = sorted(folder.glob("*.json"))
     if not files:
@@ -153,8 +153,8 @@ def drop_too_long(tasks: list[Task], tokenizer, limit: int, describe: str) -> li
 
 @dataclass(frozen=True)
 class Batch:
-    """Ids (b, t), padded at the right; `keep` (b, t) marks the positions whose next token is learnt;
-    `targets` and `weights` (kept,): those next tokens, and what each counts (a sample sums to 1/b)."""
+    """`ids` (b, t), padded at the right; `keep` (b, t): the positions whose next token is learnt;
+    `targets`, `weights` (kept,): those tokens, and what each counts (a sample sums to 1/b)."""
     ids: Tensor
     keep: Tensor
     targets: Tensor

@@ -9,14 +9,13 @@ Shapes: b texts, t tokens, d width, h heads, c channels of a head.
 from dataclasses import dataclass
 from pathlib import Path
 
-import tokenizers
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from data.download import default_encoder
-from data.files import UserError, read_json, read_safetensors
+from data.files import UserError, read_json, read_safetensors, read_tokenizer
 
 
 DEFAULT_ENCODER = "all-MiniLM-L6-v2"
@@ -93,7 +92,7 @@ class Encoder(nn.Module):
 
     def __init__(self, cfg: Config):
         super().__init__()
-        self.cfg, self.name = cfg, ""
+        self.cfg, self.name, self.limit = cfg, "", min(256, cfg.max_position_embeddings)
         self.embeddings = Embeddings(cfg)
         self.encoder = nn.ModuleDict({
             "layer": nn.ModuleList(Layer(cfg) for _ in range(cfg.num_hidden_layers))})
@@ -110,6 +109,8 @@ class Encoder(nn.Module):
     def embed(self, texts: list[str], batch_size: int = 64, progress: str = "") -> Tensor:
         """Texts → (len(texts), d), fp32, not normalised. Batched by length; cut at the context."""
         encoded = [e.ids for e in self.tokenizer.encode_batch(texts)]
+        encoded = [ids if len(ids) <= self.limit else ids[:self.limit - 1] + ids[-1:]
+                   for ids in encoded]                                     # the last is [SEP]
         order = sorted(range(len(texts)), key=lambda i: len(encoded[i]))
         rows = torch.empty(len(texts), self.cfg.hidden_size)
         for start in tqdm(range(0, len(order), batch_size), desc=progress, disable=not progress):
@@ -129,6 +130,9 @@ def load_encoder(path: str | Path | None = None) -> Encoder:
     folder = Path(path) if path else default_encoder()
     if not folder.is_dir():
         raise UserError(f"{folder} is not a folder; expected a Hugging Face encoder folder")
+    pooling = folder / "1_Pooling" / "config.json"
+    if pooling.exists() and not read_json(pooling).get("pooling_mode_mean_tokens", True):
+        raise UserError(f"{pooling}: expected mean pooling, the only kind here")
     weights, _ = read_safetensors(folder / "model.safetensors")
     # A pooler (for next-sentence prediction) and the constant position ids are not used here.
     weights = {k.removeprefix("bert."): w for k, w in weights.items()}
@@ -141,7 +145,7 @@ def load_encoder(path: str | Path | None = None) -> Encoder:
     except RuntimeError as error:
         raise UserError(f"{folder}: {' '.join(str(error).split())[:300]}") from None
     encoder.name = str(path or DEFAULT_ENCODER)
-    encoder.tokenizer = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+    encoder.tokenizer = read_tokenizer(folder / "tokenizer.json")
     encoder.tokenizer.no_padding()
-    encoder.tokenizer.enable_truncation(min(256, encoder.cfg.max_position_embeddings))
+    encoder.tokenizer.no_truncation()
     return encoder.float().requires_grad_(False).eval()

@@ -9,7 +9,6 @@ task's description (any task's, or one that shares the input), with random words
 embedding as a constant. Only the controls tell whether a good score comes from the description.
 Reading order: exercises, rows of the table, running a row, the table, the command line.
 """
-import argparse
 import random
 import sys
 from collections import defaultdict
@@ -23,8 +22,8 @@ from tqdm import tqdm
 import lora as lora_ops
 import mistral
 import t2l as t2l_ops
-from data.files import UserError, read_json, run, write_json
-from data.tasks import Sample, Suite, Task, load_suite, message
+from data.files import Parser, UserError, read_json, run, write_json
+from data.tasks import Sample, Suite, Task, fitting, load_suite, message
 from encoder import Encoder, load_encoder
 from lora import LoRA
 
@@ -51,24 +50,30 @@ class Swaps:
     def __init__(self, suite: Suite):
         tasks = suite.train + suite.validation + suite.unseen
         self.lines = {t.name: t.descriptions for t in tasks}
-        self.sharing = defaultdict(set)                        # input → the tasks that use it
+        self.users = defaultdict(set)                          # input → the tasks that use it
         for task in tasks:
             for text, _ in task.train + task.test:
-                self.sharing[text].add(task.name)
+                self.users[text].add(task.name)
+        self.mates = defaultdict(set)                          # task → those that share any input
+        for task in tasks:
+            self.mates[task.name].update(*(self.users[text] for text, _ in task.test))
         self.words = sorted({w for t in suite.train for d in t.descriptions for w in d.split()})
-
-    def line_of(self, names: set[str], sample: Sample, rng: random.Random) -> str:
-        others = sorted(names - {sample.task}) or sorted(self.lines.keys() - {sample.task})
-        return rng.choice(self.lines[rng.choice(others)])
 
     def own(self, sample: Sample, rng: random.Random) -> str:
         return sample.description
 
     def another(self, sample: Sample, rng: random.Random) -> str:
-        return self.line_of(set(self.lines), sample, rng)
+        return self.line_of_one(set(self.lines), sample, rng)
 
     def neighbour(self, sample: Sample, rng: random.Random) -> str:
-        return self.line_of(self.sharing[sample.input], sample, rng)
+        """A task that has another answer to this input; if none has this one, to such inputs."""
+        users = self.users[sample.input] if len(self.users[sample.input]) > 1 else \
+            self.mates[sample.task]
+        return self.line_of_one(users, sample, rng)
+
+    def line_of_one(self, names: set[str], sample: Sample, rng: random.Random) -> str:
+        others = sorted(names - {sample.task}) or sorted(self.lines.keys() - {sample.task})
+        return rng.choice(self.lines[rng.choice(others)])
 
     def words_at_random(self, sample: Sample, rng: random.Random) -> str:
         return " ".join(rng.choices(self.words, k=12))
@@ -80,27 +85,27 @@ class Swaps:
 class Row:
     """One line of the table: `swap` gives the description, `adapters` what the model runs with."""
     label: str
-    describe: str
+    describe: str                                   # where the description goes, as in train.py
     swap: Callable[[Sample, random.Random], str]
     adapters: Callable[[list[Sample]], LoRA | None]
-    role: str = ""                                  # "own" or "control", for the verdict
+    t2l: str = ""                                   # whose row it is; a T2L's first row is its own
 
 
 def base_rows(swaps: Swaps) -> list[Row]:
     return [Row("base model", "lora", swaps.own, lambda samples: None),
-            Row("base model, description in the prompt", "prompt", swaps.own, lambda samples: None)]
+            Row("base model, description in its prompt", "prompt", swaps.own, lambda samples: None)]
 
 
-def t2l_rows(folder: Path, describe: str, suite: Suite, swaps: Swaps, encoder: Encoder,
-             shapes) -> list[Row]:
+def t2l_rows(folder: Path, config: dict, suite: Suite, swaps: Swaps, encoder: Encoder | None,
+             model: mistral.Mistral) -> list[Row]:
     """T2L with its own description, and under every control."""
     t2l = t2l_ops.load_t2l(folder)
-    for m, (d_in, d_out) in t2l_ops.for_model(shapes, "L", encoder).modules.items():
-        if t2l.cfg.modules.get(m) != (d_in, d_out) or t2l.cfg.n_layers != shapes.num_hidden_layers:
-            raise UserError(f"{folder} was trained for {t2l.cfg.base_model}, whose shapes are not "
-                            f"those of {shapes.name}")
-    lines = [d for task in suite.train for d in task.descriptions]
-    mean = t2l_ops.normalised(t2l_ops.embed(encoder, lines[::4]).mean(0, keepdim=True))
+    if t2l.cfg.base_model != model.cfg.name:
+        print(f"warning: {folder} was trained for {t2l.cfg.base_model}, not for {model.cfg.name}",
+              file=sys.stderr)
+    encoder = encoder or t2l_ops.named_encoder(t2l.cfg.encoder)
+    lines = [d for task in suite.train for d in task.descriptions[:4]]   # enough for a steady mean
+    average = t2l_ops.normalised(t2l_ops.embed(encoder, lines).mean(0, keepdim=True))
 
     @torch.no_grad()
     def emit(embeddings: torch.Tensor) -> LoRA:
@@ -111,36 +116,54 @@ def t2l_rows(folder: Path, describe: str, suite: Suite, swaps: Swaps, encoder: E
         return emit(t2l_ops.embed(encoder, [s.description for s in samples]))
 
     def constant(samples: list[Sample]) -> LoRA:
-        return emit(mean.expand(len(samples), -1))
+        return emit(average.expand(len(samples), -1))
 
-    return [Row("T2L, its own description", describe, swaps.own, read, "own"),
-            Row("T2L, another task's description", describe, swaps.another, read, "control"),
-            Row("T2L, another's that shares the input", describe, swaps.neighbour, read, "control"),
-            Row("T2L, random words", describe, swaps.words_at_random, read, "control"),
-            Row("T2L, the mean embedding", describe, swaps.own, constant, "control")]
+    describe = config.get("describe", "lora")
+    name = f"T2L {folder.name}" + (" + prompt" if describe == "both" else "")
+    return [Row(f"{name}, own description", describe, swaps.own, read, name),
+            Row(f"{name}, another task's", describe, swaps.another, read, name),
+            Row(f"{name}, another's on this input", describe, swaps.neighbour, read, name),
+            Row(f"{name}, random words", describe, swaps.words_at_random, read, name),
+            Row(f"{name}, mean embedding", describe, swaps.own, constant, name)]
 
 
-def mtlora_row(folder: Path, describe: str, swaps: Swaps) -> Row:
+def mtlora_row(folder: Path, config: dict, swaps: Swaps) -> Row:
     lora = lora_ops.load_peft(folder)
-    label = "multi-task LoRA" + (", description in its prompt" if describe == "prompt" else "")
-    return Row(label, describe, swaps.own, lambda samples: lora)
+    label = "multi-task LoRA" + (", description in its prompt" if config["describe"] == "prompt"
+                                 else "")
+    return Row(label, config["describe"], swaps.own, lambda samples: lora)
+
+
+def all_rows(folders: list[Path], suite: Suite, encoder: Encoder | None,
+             model: mistral.Mistral) -> list[Row]:
+    swaps = Swaps(suite)
+    rows, last = base_rows(swaps), []
+    for folder in folders:
+        config = read_json(folder / "config.json")
+        if config.get("mode") == "mtlora":
+            rows.append(mtlora_row(folder, config, swaps))
+        else:
+            last += t2l_rows(folder, config, suite, swaps, encoder, model)
+    return rows + last
 
 
 # ---------------------------------------------------------------------------- running a row
 
 def right_answers(row: Row, samples: list[Sample], model: mistral.Mistral,
                   tokenizer: mistral.Tokenizer) -> dict[str, list[bool]]:
-    """Task → for each of its samples, whether the greedy answer is one of the accepted ones."""
-    rng = random.Random(row.label)
-    asked = [replace(s, description=row.swap(s, rng)) for s in samples]
-    asked.sort(key=lambda s: len(message(s, row.describe)))
-    right = defaultdict(list)
-    for start in tqdm(range(0, len(asked), BATCH), desc=row.label, leave=False):
-        batch = asked[start:start + BATCH]
+    """Task → for each of its samples, whether the greedy answer is one of the accepted ones.
+
+    Only what T2L reads is swapped: a description in the prompt is always the sample's own.
+    """
+    rng, right = random.Random(row.label), defaultdict(list)
+    samples = sorted(samples, key=lambda s: len(message(s, row.describe)))
+    for start in tqdm(range(0, len(samples), BATCH), desc=row.label, leave=False):
+        batch = samples[start:start + BATCH]
+        lora = row.adapters([replace(s, description=row.swap(s, rng)) for s in batch])
         # What runs on beyond the longest accepted answer is wrong anyway: no need to see its end.
         longest = max(len(tokenizer.answer(a)) for s in batch for a in s.answers)
         answers = mistral.generate(model, tokenizer, [message(s, row.describe) for s in batch],
-                                   row.adapters(batch), max_new_tokens=longest + 3)
+                                   lora, max_new_tokens=longest + 3)
         for sample, answer in zip(batch, answers):
             right[sample.task].append(answer.strip() in {a.strip() for a in sample.answers})
     return right
@@ -161,42 +184,35 @@ def interval(per_task: list[float], draws: int = 2000) -> tuple[float, float]:
 # -------------------------------------------------------------------------------- the table
 
 def verdict(rows: list[Row], scores: dict[str, dict[str, float]]) -> str:
-    """One sentence: is the own description better than the best control, beyond chance?"""
-    own = next(scores[r.label] for r in rows if r.role == "own")
-    controls = {r.label: mean(scores[r.label].values()) for r in rows if r.role == "control"}
-    best = max(controls, key=controls.get)
-    low, high = interval([own[t] - scores[best][t] for t in own])
-    text = (f"own description {mean(own.values()):.1f} %, best control ({best}) "
-            f"{controls[best]:.1f} %, difference [{low:.1f}, {high:.1f}]")
-    return ("it reads its description: " if low > 0 else
-            "!!! NOT SHOWN that it reads its description !!! ") + text
+    """For each T2L: is its own description better than the best control, beyond chance?"""
+    said = []
+    for name in dict.fromkeys(row.t2l for row in rows if row.t2l):
+        own, *controls = (row.label for row in rows if row.t2l == name)
+        best = max(controls, key=lambda label: mean(scores[label].values()))
+        low, high = interval([scores[own][t] - scores[best][t] for t in scores[own]])
+        said.append(("it reads its description: " if low > 0 else
+                     "!!! NOT SHOWN that it reads its description !!! ")
+                    + f"{own} {mean(scores[own].values()):.1f} %, best control ({best}) "
+                    f"{mean(scores[best].values()):.1f} %, difference [{low:.1f}, {high:.1f}]")
+    return "; ".join(said)
 
 
 def report(folders: list[Path], suite: Suite, model: mistral.Mistral, tokenizer: mistral.Tokenizer,
-           encoder: Encoder, per_task: int, split: str = "unseen") -> str:
+           encoder: Encoder | None, per_task: int, split: str = "unseen") -> str:
     """Run every row on `split` and on the seen tasks, print the tables, write results.json into
     the first folder; returns the one-line result."""
-    swaps = Swaps(suite)
-    rows = base_rows(swaps)
-    for folder in folders:
-        config = read_json(folder / "config.json")
-        if config.get("mode") == "mtlora":
-            rows.append(mtlora_row(folder, config["describe"], swaps))
-        else:
-            rows += t2l_rows(folder, config.get("describe", "lora"), suite, swaps, encoder,
-                             model.cfg)
-    kept = getattr(suite, split)
-    columns = {"seen": exercises(suite.train, max(1, per_task // 20), lambda t: t.held_out)}
-    if kept:
-        columns = {split: exercises(kept, per_task,
-                                    lambda t: t.descriptions + t.held_out)} | columns
-    sizes = [f"{name}: {len({s.task for s in c})} tasks, {len(c)} answers"
-             for name, c in columns.items()]
+    rows = all_rows(folders, suite, encoder, model)
+    columns = {split: exercises(getattr(suite, split), per_task,
+                                lambda t: t.descriptions + t.held_out),
+               "seen": exercises(suite.train, max(1, per_task // 20), lambda t: t.held_out)}
+    columns = {name: samples for name, samples in columns.items() if samples}
+    sizes = [f"{name}: {len({s.task for s in samples})} tasks, {len(samples)} answers"
+             for name, samples in columns.items()]
     print("\nexact match in %, [95 % interval over tasks]; " + "; ".join(sizes))
-    print(f"{'':40}" + "".join(f"{name:>22}" for name in columns))
+    print(f"{'':44}" + "".join(f"{name:>22}" for name in columns))
     results: dict[str, dict] = {name: {} for name in columns}
     for row in rows:
-        line = f"{row.label:40}"
+        line = f"{row.label:44}"
         for name, samples in columns.items():
             right = right_answers(row, samples, model, tokenizer)
             scores = {task: 100 * mean(r) for task, r in sorted(right.items())}
@@ -207,17 +223,16 @@ def report(folders: list[Path], suite: Suite, model: mistral.Mistral, tokenizer:
     write_json(folders[0] / ("results.json" if split == "unseen" else f"results_{split}.json"),
                results)
     first, scores = next(iter(results.items()))
-    if not any(row.role == "own" for row in rows):
-        last = rows[-1].label
-        return f"{last}: {mean(scores[last].values()):.1f} % on {first} tasks"
-    print_tasks(scores, [row.label for row in rows if row.role == "own"][0])
+    if not any(row.t2l for row in rows):
+        return f"{first} tasks: {rows[-1].label} {mean(scores[rows[-1].label].values()):.1f} %"
+    print_tasks(scores, next(row.label for row in rows if row.t2l))
     return f"{first} tasks: {verdict(rows, scores)}"
 
 
 def print_tasks(scores: dict[str, dict[str, float]], label: str) -> None:
     """The label's score on every task, three in a line."""
     print(f"\n{label}, by task")
-    cells = [f"{task:32}{score:5.0f}" for task, score in scores[label].items()]
+    cells = [f"{task:30}{score:4.0f}" for task, score in scores[label].items()]
     for start in range(0, len(cells), 3):
         print("   ".join(cells[start:start + 3]))
     print()
@@ -226,27 +241,29 @@ def print_tasks(scores: dict[str, dict[str, float]], label: str) -> None:
 # ----------------------------------------------------------------------------- command line
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="The zero-shot table, with controls.",
-                                     formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = Parser("The zero-shot table, with controls.")
     add = parser.add_argument
-    add("--ckpt", metavar="DIR", nargs="+",
-        help="run folders, T2L or multi-task LoRA (default: those under checkpoints/)")
-    add("--model", metavar="DIR", help="Hugging Face folder (default: SmolLM2-135M-Instruct)")
-    add("--encoder", metavar="DIR", help="Hugging Face BERT folder (default: all-MiniLM-L6-v2)")
-    add("--tasks", metavar="DIR", help="task files (default: data/tasks)")
+    add("--ckpt", metavar="DIR", nargs="+", default=sorted(CHECKPOINTS.glob("*/")),
+        help="folders that train.py wrote, of any mode")
+    parser.folder("--model", "a Hugging Face folder", "SmolLM2-135M-Instruct")
+    parser.folder("--encoder", "a Hugging Face BERT folder", "each checkpoint's own")
+    parser.folder("--tasks", "task files", "data/tasks")
     add("--split", choices=["unseen", "validation"], default="unseen", help="the tasks to test on")
-    add("--eval-samples", type=int, default=40, metavar="N", help="test inputs per task")
-    add("--device", choices=["cpu", "cuda"], default="cpu")
-    add("--dtype", choices=["bfloat16", "float32"], default="bfloat16")
+    add("--eval-samples", type=int, default=40, metavar="N",
+        help="test inputs per task of the split (seen tasks: a twentieth)")
+    add("--device", choices=["cpu", "cuda"], default="cpu", help="where everything runs")
+    add("--dtype", choices=["bfloat16", "float32"], default="bfloat16",
+        help="the language model's precision")
     args = parser.parse_args()
-    if args.eval_samples < 1:
-        raise UserError("--eval-samples must be at least 1")
-    folders = [Path(d) for d in args.ckpt or sorted(CHECKPOINTS.glob("*/"))]
-    folders.sort(key=lambda d: read_json(d / "config.json").get("mode") == "mtlora")
+    if args.eval_samples < 1 or not args.ckpt:
+        raise UserError("--eval-samples must be at least 1, and --ckpt name a folder of train.py")
     model = mistral.load_model(args.model, getattr(torch, args.dtype), args.device)
-    print(f"{model.cfg.name}; {', '.join(map(str, folders))}", file=sys.stderr)
-    print(report(folders, load_suite(args.tasks), model, mistral.load_tokenizer(args.model),
-                 load_encoder(args.encoder), args.eval_samples, args.split))
+    tokenizer = mistral.load_tokenizer(args.model)
+    suite = fitting(load_suite(args.tasks), tokenizer, model.cfg.max_position_embeddings, "prompt")
+    print(f"{model.cfg.name}; {', '.join(map(str, args.ckpt))}", file=sys.stderr)
+    encoder = load_encoder(args.encoder) if args.encoder else None
+    print(report([Path(d) for d in args.ckpt], suite, model, tokenizer, encoder, args.eval_samples,
+                 args.split))
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ scale a method has (alpha / r, alpha / √r) is folded into B where the adapter 
 The adapter is an argument of the model, never a patch on it: gradients flow and nothing is hidden.
 """
 import copy
-import json
 from pathlib import Path
 
 import torch
@@ -35,28 +34,26 @@ def linear(x: Tensor, weight: Tensor, adapter: tuple[Tensor, Tensor] | None) -> 
     return y + x @ A.transpose(-1, -2) @ B.transpose(-1, -2)
 
 
-def per_layer(lora: LoRA | None, n_layers: int, dtype: torch.dtype) -> list[dict]:
-    """[{module: (A, B)} for each layer].
+def per_layer(lora: LoRA | None, sizes: dict[str, tuple[int, int]], n_layers: int,
+              x: Tensor) -> list[dict]:
+    """[{module: (A, B)} for each layer], in the dtype and on the device of the input x (b, t, d).
 
+    `sizes` are the model's (d_out, d_in) by module; UserError where the adapter's are others.
     `unbind` and not indexing: its backward stacks n gradients once, where n slices would each
     allocate a gradient as large as the whole adapter.
     """
-    if lora is None:
-        return [{} for _ in range(n_layers)]
     layers: list[dict] = [{} for _ in range(n_layers)]
-    for module in lora[0]:
-        A, B = (side[module].to(dtype) for side in lora)
-        if A.shape[-3] != n_layers or B.shape[-3] != n_layers:
-            raise UserError(f"this adapter has {A.shape[-3]} layers, the model has {n_layers}: "
-                            "they do not belong together")
+    for module in lora[0] if lora else ():
+        A, B = (side[module].to(x) for side in lora)
+        found = (*A.shape[:-2], B.shape[-2], A.shape[-1])
+        d_out, d_in = sizes.get(module, (0, 0))
+        if found not in ((n_layers, d_out, d_in), (len(x), n_layers, d_out, d_in)):
+            raise UserError(f"the adapter does not fit the model: its {module} is {found} (layers, "
+                            f"d_out, d_in), the model's {(n_layers, d_out, d_in)}, or that for "
+                            f"each of {len(x)} samples")
         for layer, pair in zip(layers, zip(A.unbind(-3), B.unbind(-3))):
             layer[module] = pair
     return layers
-
-
-def delta(A: Tensor, B: Tensor) -> Tensor:
-    """ΔW = B A: (…, r, d_in), (…, d_out, r) → (…, d_out, d_in)."""
-    return B @ A
 
 
 def merge(model: nn.Module, lora: LoRA) -> nn.Module:
@@ -66,13 +63,16 @@ def merge(model: nn.Module, lora: LoRA) -> nn.Module:
     """
     weights, deltas = dict(model.named_parameters()), {}
     for module in lora[0]:
-        for i, dW in enumerate(delta(lora[0][module].float(), lora[1][module].float())):
+        for i, dW in enumerate(lora[1][module].float() @ lora[0][module].float()):
             name = f"model.layers.{i}.self_attn.{module}.weight"
             if name not in weights or weights[name].shape != dW.shape:
                 found = tuple(weights[name].shape) if name in weights else "none"
                 raise UserError(f"the adapter does not fit the model: its ΔW for {name} is "
                                 f"{tuple(dW.shape)}, the model's weight is {found}")
             deltas[name] = dW
+        if f"model.layers.{i + 1}.self_attn.{module}.weight" in weights:
+            raise UserError(f"the adapter does not fit the model: it has {i + 1} layers of "
+                            f"{module}, the model has more")
     shared = {id(weight): weight for name, weight in weights.items() if name not in deltas}
     merged = copy.deepcopy(model, shared)
     with torch.no_grad():
@@ -112,12 +112,11 @@ def load_peft(folder: str | Path) -> LoRA:
     """
     folder = Path(folder)
     config = read_json(folder / "adapter_config.json")
-    if config.get("peft_type") != "LORA" or config.get("use_dora"):
-        raise UserError(f"{folder}/adapter_config.json: expected a plain LoRA, "
-                        f"found {json.dumps(config.get('peft_type'))}")
+    odd = [key for key in ("use_dora", "rank_pattern", "alpha_pattern") if config.get(key)]
+    if config.get("peft_type") != "LORA" or "lora_alpha" not in config or odd:
+        raise UserError(f"{folder}/adapter_config.json: expected a plain LoRA with lora_alpha, "
+                        f"found peft_type {config.get('peft_type')!r} {' '.join(odd)}".rstrip())
     tensors, _ = read_safetensors(folder / "adapter_model.safetensors")
-    rank, alpha = config["r"], config["lora_alpha"]
-    scale = alpha / rank ** 0.5 if config.get("use_rslora") else alpha / rank
     lora: LoRA = ({}, {})
     for module in TARGETS:
         for part, side in zip(lora, "AB"):
@@ -127,7 +126,10 @@ def load_peft(folder: str | Path) -> LoRA:
                 key = KEY.format(layer=len(stack), module=module, side=side)
             if stack:
                 part[module] = torch.stack(stack)
-    if tensors or not lora[0] or lora[0].keys() != lora[1].keys():
-        raise UserError(f"{folder}: cannot use {next(iter(tensors), 'an empty adapter')}; expected "
-                        "LoRA pairs of self_attn.q_proj and self_attn.v_proj for every layer")
+    layers = {len(stack) for part in lora for stack in part.values()}
+    if tensors or len(layers) != 1 or lora[0].keys() != lora[1].keys():
+        raise UserError(f"{folder}: cannot use {next(iter(tensors), 'an adapter with gaps')}; "
+                        "expected LoRA pairs of self_attn.q_proj and v_proj for every layer")
+    rank = next(iter(lora[0].values())).shape[1]
+    scale = config["lora_alpha"] / (rank ** 0.5 if config.get("use_rslora") else rank)
     return lora[0], {m: B * scale for m, B in lora[1].items()}

@@ -11,15 +11,13 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-import tokenizers
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from tqdm import tqdm
 
 import lora as lora_ops
 from data.download import default_model
-from data.files import UserError, read_json, read_safetensors
+from data.files import UserError, read_json, read_safetensors, read_tokenizer
 from lora import LoRA
 
 PLAIN_ATTENTION_UP_TO = 256      # key positions; see Attention.attend
@@ -61,7 +59,8 @@ class Config:
                             "Mistral or Llama family with silu, no biases and plain RoPE")
         try:
             heads, width = raw["num_attention_heads"], raw["hidden_size"]
-            ends = raw.get("eos_token_id", 2)
+            ends = raw.get("eos_token_id")
+            ends = ends if isinstance(ends, list) else [] if ends is None else [ends]
             return cls(
                 vocab_size=raw["vocab_size"], hidden_size=width,
                 intermediate_size=raw["intermediate_size"],
@@ -73,7 +72,7 @@ class Config:
                 sliding_window=raw.get("sliding_window"),
                 tie_word_embeddings=raw.get("tie_word_embeddings", False),
                 max_position_embeddings=raw.get("max_position_embeddings", 2048),
-                eos_token_id=tuple(ends) if isinstance(ends, list) else (ends,),
+                eos_token_id=tuple(ends),
                 name=raw.get("_name_or_path") or Path(path).parent.name)
         except KeyError as error:
             raise UserError(f"{path} lacks the field {error}") from None
@@ -214,7 +213,9 @@ class Mistral(nn.Module):
             mask &= seen > positions[..., None] - cfg.sliding_window
         x = self.model["embed_tokens"](ids)                                # (b, t, d)
         rope = rope_table(positions, cfg.head_dim, cfg.rope_theta, x.dtype)
-        adapters = lora_ops.per_layer(lora, cfg.num_hidden_layers, x.dtype)
+        first = self.model["layers"][0].self_attn
+        sizes = {m: tuple(getattr(first, m).weight.shape) for m in lora_ops.TARGETS}
+        adapters = lora_ops.per_layer(lora, sizes, cfg.num_hidden_layers, x)
         for i, layer in enumerate(self.model["layers"]):
             x = layer(x, rope, mask, adapters[i], cache and cache[i], positions)
         x = self.model["norm"](x if keep is None else x[keep])
@@ -250,6 +251,7 @@ def load_model(path: str | Path | None = None, dtype: torch.dtype = torch.bfloat
     weights = read_weights(folder)
     if cfg.tie_word_embeddings:
         weights.pop("lm_head.weight", None)                # some writers store the tied copy too
+    weights = {k: w for k, w in weights.items() if not k.endswith("rotary_emb.inv_freq")}
     with torch.device("meta"):
         model = Mistral(cfg)
     expected = {name: tuple(w.shape) for name, w in model.state_dict().items()}
@@ -268,9 +270,7 @@ class Tokenizer:
     """Text ↔ ids, and the model's chat format around a user message."""
 
     def __init__(self, path: Path):
-        if not path.exists():
-            raise UserError(f"{path} does not exist; expected a Hugging Face tokenizer file")
-        self.tokenizer = tokenizers.Tokenizer.from_file(str(path))
+        self.tokenizer = read_tokenizer(path)
         self.tokenizer.encode_special_tokens = True       # "<|im_end|>" in a text is just text
         self.chatml = self.tokenizer.token_to_id("<|im_end|>") is not None
         end = "<|im_end|>" if self.chatml else "</s>"
@@ -319,8 +319,8 @@ def take(lora: LoRA | None, rows: Tensor) -> LoRA | None:
 
 @torch.inference_mode()
 def generate_ids(model: Mistral, prompts: list[list[int]], lora: LoRA | None,
-                 max_new_tokens: int) -> list[list[int]]:
-    """Greedy continuations of one batch of prompts, each up to and without an end token."""
+                 max_new_tokens: int, stop: tuple[int, ...]) -> list[list[int]]:
+    """Greedy continuations of one batch of prompts, each up to and without a token of `stop`."""
     device = model.model["embed_tokens"].weight.device
     lengths = torch.tensor([len(p) for p in prompts], device=device)
     cfg, total = model.cfg, int(lengths.max()) + max_new_tokens
@@ -334,7 +334,7 @@ def generate_ids(model: Mistral, prompts: list[list[int]], lora: LoRA | None,
     ids = pad(prompts, device)
     positions = torch.arange(ids.shape[1], device=device).expand_as(ids)
     last = positions == lengths[:, None] - 1
-    ends = torch.tensor(cfg.eos_token_id, device=device)
+    ends = torch.tensor(stop, device=device)
     out: list[list[int]] = [[] for _ in prompts]
     rows = torch.arange(len(prompts), device=device)              # which prompt a batch row answers
     done = torch.zeros_like(rows, dtype=torch.bool)
@@ -358,20 +358,24 @@ def generate_ids(model: Mistral, prompts: list[list[int]], lora: LoRA | None,
 
 
 def generate(model: Mistral, tokenizer: Tokenizer, prompts: list[str], lora: LoRA | None = None,
-             max_new_tokens: int = 32, batch_size: int = 64, progress: str = "") -> list[str]:
+             max_new_tokens: int = 32, batch_size: int = 64) -> list[str]:
     """Greedy answers to user messages; the chat format is added here.
 
     `lora` is one adapter for all prompts, or one for each (a leading axis as long as `prompts`).
-    Prompts run in batches of similar length; `progress` names a progress bar.
+    Prompts run in batches of similar length.
     """
+    for w in lora[0].values() if lora else ():
+        if w.dim() == 4 and len(w) != len(prompts):
+            raise UserError(f"{len(w)} adapters for {len(prompts)} prompts; give one for each, or "
+                            "a single one without batch axis for all")
+    stop = (*model.cfg.eos_token_id, tokenizer.end)
     encoded = [tokenizer.prompt(p) for p in prompts]
     order = sorted(range(len(prompts)), key=lambda i: len(encoded[i]))
     answers = [""] * len(prompts)
-    for start in tqdm(range(0, len(order), batch_size), desc=progress, disable=not progress,
-                      leave=False):
+    for start in range(0, len(order), batch_size):
         rows = order[start:start + batch_size]
         batch = generate_ids(model, [encoded[i] for i in rows], take(lora, torch.tensor(rows)),
-                             max_new_tokens)
+                             max_new_tokens, stop)
         for i, ids in zip(rows, batch):
             answers[i] = tokenizer.decode(ids).strip()
     return answers

@@ -22,7 +22,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import lora as lora_ops
-from data.files import UserError, read_json, read_safetensors, run, write_json, written_beside
+from data.files import (Parser, UserError, read_json, read_safetensors, run, write_json,
+                        written_beside)
 from encoder import DEFAULT_ENCODER, Encoder, load_encoder
 from lora import LoRA
 
@@ -154,8 +155,8 @@ class T2L(nn.Module):
         phi = torch.cat([task, depth[:, None].expand(b, n, m, -1), kind.expand(b, n, m, -1)], -1)
         h = self.mlp1(self.mixer(phi))                                       # (b, n, m, z)
         A, B = {}, {}
+        emit = self.emit_both if cfg.arch == "L" else self.emit_each
         for i, module in enumerate(cfg.modules):
-            emit = self.emit_both if cfg.arch == "L" else self.emit_each
             A[module], B[module] = emit(module, h[:, :, i])
             B[module] = B[module].transpose(-1, -2)                          # (b, n, d_out, r)
         return A, B
@@ -203,12 +204,11 @@ def load_t2l(path: str | Path | None = None) -> T2L:
     if "t2l" not in raw:
         raise UserError(f"{folder}/config.json has no \"t2l\" section; expected a folder written "
                         "by train.py --mode sft")
-    fields = dict(raw["t2l"])
-    fields["modules"] = {m: tuple(sizes) for m, sizes in fields["modules"].items()}
     try:
+        modules = {m: tuple(sizes) for m, sizes in raw["t2l"]["modules"].items()}
         with torch.device("meta"):
-            t2l = T2L(Config(**fields))
-    except TypeError as error:
+            t2l = T2L(Config(**raw["t2l"] | {"modules": modules}))
+    except (KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{folder}/config.json: {error}") from None
     tensors, _ = read_safetensors(folder / "t2l.safetensors")
     try:
@@ -259,55 +259,68 @@ def apply_lora(model: nn.Module, lora_A: dict[str, Tensor], lora_B: dict[str, Te
 
 # --------------------------------------------------------------------------- command line
 
-def checked(description: str, limit: int = 256) -> str:
+COMMON = set("""the of and in to is it that for with from as by an each word words answer give write
+    what which this return only""".split())
+
+
+def checked(description: str, encoder: Encoder) -> str:
     """The description, or a UserError; warns where the encoder will not read it as written."""
     text = description.strip()
     if len(text) < 2:
         raise UserError(f"the description is {description!r}; write what the task asks, for "
                         "example \"Answer with the opposite of the word.\"")
-    if len(text.split()) > limit:
-        print(f"warning: the description has {len(text.split())} words; the encoder reads the "
-              f"first {limit} tokens", file=sys.stderr)
-    letters = [c for c in text if c.isalpha()]
-    if sum(c.isascii() for c in letters) < 0.9 * len(letters) or not letters:
+    n = len(encoder.tokenizer.encode(text).ids)
+    if n > encoder.limit:
+        print(f"warning: the description has {n} tokens; the encoder reads the first "
+              f"{encoder.limit}", file=sys.stderr)
+    words = text.lower().split()
+    foreign = sum(c.isascii() for c in text) < 0.9 * len(text)
+    if foreign or len(words) > 4 and not COMMON & set(words):
         print("warning: this does not look like English, the only language the encoder and the "
               "training descriptions know; expect an unrelated adapter", file=sys.stderr)
     return text
 
 
+def print_answers(args: argparse.Namespace, lora: LoRA) -> None:
+    """Every --prompt's answer without and with the adapter, side by side."""
+    import mistral                                  # only an answer needs the language model
+    model = mistral.load_model(args.model, getattr(torch, args.dtype), args.device)
+    tokenizer = mistral.load_tokenizer(args.model)
+    base = mistral.generate(model, tokenizer, args.prompt)
+    adapted = mistral.generate(model, tokenizer, args.prompt, lora)
+    for prompt, *answers in zip(args.prompt, base, adapted):
+        print(f"prompt:  {prompt}")
+        for name, answer in zip(("base", "adapted"), answers):
+            print(f"{name + ':':8} {' '.join(answer.split())}")
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Turn a task description into a LoRA adapter.",
-                                     formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("description", help="what the adapted model shall do, in English")
-    parser.add_argument("--prompt", action="append", default=[],
-                        help="an input to answer with and without the adapter; may be repeated")
-    parser.add_argument("--out", metavar="DIR", help="write the adapter as a PEFT folder")
-    parser.add_argument("--ckpt", metavar="DIR",
-                        help="a trained T2L folder (default: the committed one)")
-    parser.add_argument("--model", metavar="DIR",
-                        help="a Hugging Face folder (default: SmolLM2-135M-Instruct)")
-    parser.add_argument("--encoder", metavar="DIR",
-                        help="a Hugging Face BERT folder (default: the checkpoint's)")
+    parser = Parser("Turn a task description into a LoRA adapter.")
+    add = parser.add_argument
+    add("description", help="what the adapted model shall do, in English")
+    add("--prompt", action="append", default=[],
+        help="an input to answer with and without the adapter; may be repeated")
+    parser.folder("--out", "write the adapter as a PEFT folder", "it is not kept")
+    parser.folder("--ckpt", "a trained T2L folder", "the committed one for SmolLM2-135M-Instruct")
+    parser.folder("--model", "a Hugging Face folder", "SmolLM2-135M-Instruct")
+    parser.folder("--encoder", "a Hugging Face BERT folder", "the checkpoint's")
+    add("--device", choices=["cpu", "cuda"], default="cpu", help="where the language model runs")
+    add("--dtype", choices=["bfloat16", "float32"], default="bfloat16",
+        help="the language model's precision")
     args = parser.parse_args()
-    description = checked(args.description)
     t2l = load_t2l(args.ckpt)
     encoder = load_encoder(args.encoder) if args.encoder else named_encoder(t2l.cfg.encoder)
+    description = checked(args.description, encoder)
+    print(f"T2L-{t2l.cfg.arch} for {t2l.cfg.base_model}, encoder {encoder.name}", file=sys.stderr)
     start = time.perf_counter()
     lora_A, lora_B = generate_lora(t2l, description, encoder)
     seconds = time.perf_counter() - start
-    size = sum(w.numel() for side in (lora_A, lora_B) for w in side.values())
     if args.prompt:
-        import mistral                              # only an answer needs the language model
-        model, tokenizer = mistral.load_model(args.model), mistral.load_tokenizer(args.model)
-        base = mistral.generate(model, tokenizer, args.prompt)
-        adapted = mistral.generate(model, tokenizer, args.prompt, (lora_A, lora_B))
-        for prompt, *answers in zip(args.prompt, base, adapted):
-            print(f"prompt:  {prompt}")
-            for name, answer in zip(("base", "adapted"), answers):
-                print(f"{name + ':':8} {' '.join(answer.split())}")
+        print_answers(args, (lora_A, lora_B))
     if args.out:
         lora_ops.save_peft(args.out, lora_A, lora_B, base_model=t2l.cfg.base_model,
                            description=description, encoder=t2l.cfg.encoder)
+    size = sum(w.numel() for side in (lora_A, lora_B) for w in side.values())
     print(f"adapter: {size:,} numbers in {seconds:.3f} s"
           + (f", written to {args.out}" if args.out else ""))
 

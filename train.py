@@ -11,7 +11,6 @@ the loop, a run's folder, the command line.
 import argparse
 import ctypes
 import json
-import resource
 import shlex
 import sys
 import time
@@ -25,9 +24,9 @@ from tqdm import tqdm
 import lora as lora_ops
 import mistral
 import t2l as t2l_ops
-from data.files import UserError, read_json, run, write_json
-from data.tasks import Batch, Sample, Suite, draw_samples, drop_too_long, encode, load_suite
-from encoder import load_encoder
+from data.files import Parser, UserError, read_json, run, write_json
+from data.tasks import Batch, Sample, Suite, draw_samples, encode, fitting, load_suite
+from encoder import Encoder, load_encoder
 from lora import LoRA
 
 MAX_TOKENS = 512                     # of a sample, prompt and answer
@@ -39,7 +38,7 @@ LR = {"sft": 2e-4, "mtlora": 1e-3}
 class TextToLoRA(nn.Module):
     """--mode sft: every sample's adapter comes from its own description."""
 
-    def __init__(self, t2l: t2l_ops.T2L, encoder, descriptions: list[str]):
+    def __init__(self, t2l: t2l_ops.T2L, encoder: Encoder, descriptions: list[str]):
         super().__init__()
         self.t2l = t2l
         self.rows = {text: i for i, text in enumerate(descriptions)}
@@ -95,7 +94,7 @@ def schedule(step: int, steps: int, warmup: float = 0.1) -> float:
     return min((step + 1) / max(1, warmup * steps), (steps - step) / max(1, (1 - warmup) * steps))
 
 
-def train(trainee: nn.Module, model: mistral.Mistral, tokenizer, suite: Suite,
+def train(trainee: nn.Module, model: mistral.Mistral, tokenizer: mistral.Tokenizer, suite: Suite,
           args: argparse.Namespace, out: Path) -> int:
     """The training loop. Returns the number of (not padded) tokens it processed."""
     trainee.train()
@@ -112,8 +111,7 @@ def train(trainee: nn.Module, model: mistral.Mistral, tokenizer, suite: Suite,
             torch.manual_seed(args.seed * 1_000_003 + step)       # dropout: the same when resumed
             samples = next(batches)
             batch = encode(samples, tokenizer, args.describe)
-            for group in optimizer.param_groups:
-                group["lr"] = args.lr * schedule(step, args.steps)
+            lr = optimizer.param_groups[0]["lr"] = args.lr * schedule(step, args.steps)
 
             # ┌─ one training step ────────────────────────────────────────────────────────┐
             with torch.autocast(args.device, torch.bfloat16, enabled=half):
@@ -121,15 +119,15 @@ def train(trainee: nn.Module, model: mistral.Mistral, tokenizer, suite: Suite,
             loss = answer_loss(model, batch, adapters)
             loss.backward()
             norm = nn.utils.clip_grad_norm_(trainee.parameters(), 1.0)
+            if not torch.isfinite(loss + norm):
+                raise UserError(f"step {step}: loss {loss.item()}, gradient norm {norm.item()}; "
+                                "try a smaller --lr")
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             # └────────────────────────────────────────────────────────────────────────────┘
 
-            if not torch.isfinite(loss):
-                raise UserError(f"the loss is {loss.item()} at step {step}; try a smaller --lr")
             tokens += int((batch.ids != 0).sum())
-            log.write(json.dumps({"step": step, "loss": round(loss.item(), 5),
-                                  "lr": args.lr * schedule(step, args.steps),
+            log.write(json.dumps({"step": step, "loss": round(loss.item(), 5), "lr": lr,
                                   "grad_norm": round(norm.item(), 5)}) + "\n")
             log.flush()
             bar.set_postfix_str(f"loss {loss.item():.2f}, "
@@ -137,6 +135,14 @@ def train(trainee: nn.Module, model: mistral.Mistral, tokenizer, suite: Suite,
             if args.save_every and (step + 1) % args.save_every == 0:
                 save_state(out, trainee, optimizer, step + 1)
     return tokens
+
+
+def peak_memory() -> str:
+    """", peak memory … GB" of this process where the system tells (Linux counts in KB)."""
+    if sys.platform != "linux":
+        return ""
+    import resource
+    return f", peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2 ** 20:.1f} GB"
 
 
 def keep_freed_memory() -> None:
@@ -159,11 +165,7 @@ def save_state(out: Path, trainee: nn.Module, optimizer: torch.optim.Optimizer, 
 
 
 def load_state(out: Path, trainee: nn.Module, optimizer: torch.optim.Optimizer) -> int:
-    path = out / "train_state.pt"
-    if not path.exists():
-        raise UserError(f"nothing to resume: {path} does not exist; a run writes it with "
-                        "--save-every N")
-    state = torch.load(path, weights_only=True)
+    state = torch.load(out / "train_state.pt", weights_only=True)
     trainee.load_state_dict(state["trainee"])
     optimizer.load_state_dict(state["optimizer"])
     return state["step"]
@@ -182,107 +184,119 @@ def settings(args: argparse.Namespace) -> dict:
     return {k: getattr(args, k) for k in kept} | {"dtype": str(args.dtype).split(".")[1]}
 
 
-def open_run(args: argparse.Namespace, out: Path) -> bool:
-    """Create or reopen a run's folder. True when it is finished already and nothing is to do."""
-    path = out / "config.json"
+def check_folder(args: argparse.Namespace, out: Path) -> bool:
+    """Whether the run is finished already; UserError where it cannot be begun or resumed."""
+    config, state = out / "config.json", out / "train_state.pt"
     if not args.resume:
-        out.mkdir(parents=True, exist_ok=True)
-        for stale in ("train_state.pt", "log.jsonl", "results.json"):
-            (out / stale).unlink(missing_ok=True)
-        write_json(path, settings(args))
+        if state.exists():
+            raise UserError(f"{out} holds an unfinished run; go on with --resume, choose another "
+                            f"--out, or delete {state}")
         return False
-    if not path.exists():
-        raise UserError(f"nothing to resume: {path} does not exist")
-    found = read_json(path)
+    found = read_json(config) if config.exists() else {}
+    if not found.get("finished") and not state.exists():
+        raise UserError(f"nothing to resume: {state} does not exist; a run writes it with "
+                        "--save-every N")
     for key, value in settings(args).items():
         if found.get(key) != value:
-            raise UserError(f"{path} says {key} = {found.get(key)!r}, the command line {value!r}; "
-                            "resume with the flags of the first run")
-    if found.get("finished"):
-        print(f"{out} is finished: {args.steps} steps of {args.mode}")
+            raise UserError(f"{config} says {key} = {found.get(key)!r}, the command line "
+                            f"{value!r}; resume with the flags of the first run")
     return bool(found.get("finished"))
+
+
+def begin(args: argparse.Namespace, out: Path) -> None:
+    """Make the run's folder; of an earlier, finished run nothing is left in it."""
+    out.mkdir(parents=True, exist_ok=True)
+    for name in ("log.jsonl", "results.json", "t2l.safetensors", "adapter_config.json",
+                 "adapter_model.safetensors"):
+        (out / name).unlink(missing_ok=True)
+    write_json(out / "config.json", settings(args))
 
 
 # ----------------------------------------------------------------------------- command line
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Train Text-to-LoRA.",
-                                     formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = Parser("Train Text-to-LoRA.")
     add = parser.add_argument
     add("--mode", choices=["sft", "mtlora"], required=True, help="what to train")
-    add("--model", metavar="DIR", help="Hugging Face folder (default: SmolLM2-135M-Instruct)")
-    add("--encoder", metavar="DIR", help="Hugging Face BERT folder (default: all-MiniLM-L6-v2)")
-    add("--tasks", metavar="DIR", help="task files (default: data/tasks)")
+    parser.folder("--model", "a Hugging Face folder", "SmolLM2-135M-Instruct")
+    parser.folder("--encoder", "a Hugging Face BERT folder", "all-MiniLM-L6-v2")
+    parser.folder("--tasks", "task files", "data/tasks")
+    parser.folder("--out", "the run's folder", "out/MODE")
     add("--arch", choices=["L", "M", "S"], default="L", help="the hypernetwork's head")
-    add("--steps", type=int, default=480)
-    add("--batch-size", type=int, default=32)
-    add("--lr", type=float, help=f"peak learning rate (default: {LR})")
-    add("--seed", type=int, default=0)
+    add("--steps", type=int, default=480, help="training steps")
+    add("--batch-size", type=int, default=32, help="samples a step")
+    add("--lr", type=float, default=None,
+        help=f"peak learning rate (default: {LR['sft']}; mtlora {LR['mtlora']})%(default).0s")
+    add("--seed", type=int, default=0, help="of initialisation, sampling and dropout")
     add("--describe", choices=["lora", "prompt", "both"], default="lora",
         help="where the description goes: only into the hypernetwork, only into the prompt, both")
-    add("--out", metavar="DIR", help="the run's folder (default: out/MODE)")
     add("--save-every", type=int, default=100, metavar="N",
         help="steps between saved states; 0: none")
     add("--resume", action="store_true", help="go on from the last saved state in --out")
     add("--eval-samples", type=int, default=20, metavar="N",
-        help="test inputs per unseen task at the end; 0: no evaluation")
+        help="test inputs per unseen task at the end (seen tasks: a twentieth); 0: no evaluation")
     add("--compile", action="store_true",
         help="torch.compile the layers: a minute first, then faster; needs a C++ compiler")
-    add("--device", choices=["cpu", "cuda"], default="cpu")
-    add("--dtype", choices=["bfloat16", "float32"], default="bfloat16")
+    add("--device", choices=["cpu", "cuda"], default="cpu", help="where everything runs")
+    add("--dtype", choices=["bfloat16", "float32"], default="bfloat16",
+        help="the language model's precision; the hypernetwork's weights are float32")
     args = parser.parse_args()
-    if min(args.steps, args.batch_size) < 1:
-        raise UserError("--steps and --batch-size must be at least 1")
+    args.dtype, args.lr = getattr(torch, args.dtype), LR[args.mode] if args.lr is None else args.lr
+    if min(args.steps, args.batch_size) < 1 or min(args.save_every, args.eval_samples) < 0 \
+            or not args.lr > 0:
+        raise UserError("--steps, --batch-size and --lr must be positive, --save-every and "
+                        "--eval-samples not negative")
     if args.mode == "sft" and args.describe == "prompt":
         raise UserError("--mode sft reads the description in T2L: use --describe lora or both")
     if args.mode == "mtlora" and args.describe == "both":
         raise UserError("--mode mtlora has no hypernetwork: --describe prompt, or leave it out")
-    args.dtype, args.lr = getattr(torch, args.dtype), args.lr or LR[args.mode]
     return args
+
+
+def new_trainee(args: argparse.Namespace, model: mistral.Mistral, encoder: Encoder,
+                suite: Suite) -> nn.Module:
+    torch.manual_seed(args.seed)
+    sizes = t2l_ops.for_model(model.cfg, args.arch, encoder)
+    if args.mode == "mtlora":
+        return MultiTaskLoRA(sizes).to(args.device)
+    descriptions = sorted({d for task in suite.train for d in task.descriptions})
+    return TextToLoRA(t2l_ops.T2L(sizes), encoder, descriptions).to(args.device)
 
 
 def main() -> None:
     args = parse_args()
     out = Path(args.out or f"out/{args.mode}")
-    if open_run(args, out):
+    if check_folder(args, out):
+        print(f"{out} is finished: {args.steps} steps of {args.mode}")
         return
     keep_freed_memory()
     began = time.perf_counter()
-    suite = load_suite(args.tasks)
     model = mistral.load_model(args.model, args.dtype, args.device)
-    tokenizer = mistral.load_tokenizer(args.model)
-    encoder = load_encoder(args.encoder)
+    tokenizer, encoder = mistral.load_tokenizer(args.model), load_encoder(args.encoder)
     limit = min(MAX_TOKENS, model.cfg.max_position_embeddings)
-    suite = Suite(*(drop_too_long(part, tokenizer, limit, args.describe)
-                    for part in (suite.train, suite.validation, suite.unseen)))
+    suite = fitting(load_suite(args.tasks), tokenizer, limit, args.describe)
     print(f"{model.cfg.name}, {encoder.name}, {len(suite.train)} training tasks, "
           f"{len(suite.unseen)} unseen", file=sys.stderr)
-    torch.manual_seed(args.seed)
-    sizes = t2l_ops.for_model(model.cfg, args.arch, encoder)
-    if args.mode == "sft":
-        descriptions = sorted({d for task in suite.train for d in task.descriptions})
-        trainee = TextToLoRA(t2l_ops.T2L(sizes), encoder, descriptions)
-    else:
-        trainee = MultiTaskLoRA(sizes)
-    trainee.to(args.device)
+    trainee = new_trainee(args, model, encoder, suite)
     print(f"{sum(p.numel() for p in trainee.parameters()):,} trainable parameters", file=sys.stderr)
-
+    if not args.resume:
+        begin(args, out)
     if args.compile:
         for layer in model.model["layers"]:
             layer.compile(dynamic=True)
+
     train_began = time.perf_counter()
     tokens = train(trainee, model, tokenizer, suite, args, out)
     seconds = time.perf_counter() - train_began
     trainee.save(out, args.dtype, settings(args) | {
         "finished": True, "command": shlex.join(["python", Path(sys.argv[0]).name, *sys.argv[1:]])})
+    (out / "train_state.pt").unlink(missing_ok=True)
     line = f"{args.steps} steps in {seconds / 60:.1f} min ({tokens / seconds:.0f} tokens/s)"
     if args.eval_samples:
         from eval import report
         model = mistral.load_model(args.model, args.dtype, args.device)       # not compiled
         line += "; " + report([out], suite, model, tokenizer, encoder, args.eval_samples)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2 ** 20
-    print(f"{out}: {line}; {(time.perf_counter() - began) / 60:.1f} min in all, "
-          f"peak memory {peak:.1f} GB")
+    print(f"{out}: {line}; {(time.perf_counter() - began) / 60:.1f} min in all{peak_memory()}")
 
 
 if __name__ == "__main__":

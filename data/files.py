@@ -1,4 +1,5 @@
 """What every command shares: a user's mistakes as one line, files that are never half-written."""
+import argparse
 import json
 import os
 import shutil
@@ -8,11 +9,28 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import tokenizers
 from safetensors import SafetensorError, safe_open
 
 
 class UserError(Exception):
     """A mistake the user can mend: names the file, what was found, what was expected."""
+
+
+class Parser(argparse.ArgumentParser):
+    """Every option shows its default in --help; a wrong command line is a UserError."""
+
+    def __init__(self, description: str):
+        super().__init__(description=description,
+                         formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+
+    def folder(self, flag: str, text: str, default: str) -> None:
+        """A folder that is None unless given; `default` says what then is used."""
+        self.add_argument(flag, metavar="DIR", default=None,
+                          help=f"{text} (default: {default})%(default).0s")
+
+    def error(self, message: str):
+        raise UserError(f"{message}; see --help")
 
 
 def run(main: Callable[[], None]) -> None:
@@ -28,9 +46,9 @@ def run(main: Callable[[], None]) -> None:
 
 @contextmanager
 def written_beside(folder: str | Path) -> Iterator[Path]:
-    """A scratch folder whose files move into `folder` at the end, each by one rename.
+    """A scratch folder that becomes `folder` at the end, or nothing if anything fails before.
 
-    Whatever fails in between leaves `folder` as it was.
+    A new folder appears by one rename; in one that exists, each file is replaced by one.
     """
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
@@ -39,9 +57,12 @@ def written_beside(folder: str | Path) -> Iterator[Path]:
     scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
         yield scratch
-        folder.mkdir(exist_ok=True)
-        for file in sorted(scratch.iterdir()):
-            os.replace(file, folder / file.name)
+        scratch.chmod(0o755)                                  # mkdtemp makes private folders
+        if folder.exists():
+            for file in sorted(scratch.iterdir()):
+                os.replace(file, folder / file.name)
+        else:
+            scratch.rename(folder)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
@@ -59,8 +80,18 @@ def read_json(path: str | Path) -> dict:
     return found
 
 
+def read_tokenizer(path: str | Path) -> tokenizers.Tokenizer:
+    """A Hugging Face tokenizer.json; UserError when it is missing or broken."""
+    try:
+        return tokenizers.Tokenizer.from_file(str(path))
+    except Exception as error:                      # the library raises nothing more precise
+        raise UserError(f"{path} is not a readable tokenizer.json ({error})") from None
+
+
 def write_json(path: str | Path, value: dict) -> None:
-    Path(path).write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    part = Path(f"{path}.part")
+    part.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    part.replace(path)
 
 
 def read_safetensors(path: str | Path) -> tuple[dict, dict[str, str]]:

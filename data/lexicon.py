@@ -93,7 +93,7 @@ def word_lists(n: int, length: int) -> list[WordList]:
     return list(lists)
 
 
-LISTS = word_lists(800, 5)
+LISTS = word_lists(1000, 5)
 
 
 @dataclass(frozen=True)

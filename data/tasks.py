@@ -13,11 +13,15 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from data.files import UserError, read_json
+
+if TYPE_CHECKING:
+    from mistral import Tokenizer
 
 DEFAULT_TASKS = Path(__file__).parent / "tasks"
 TEST_SHARE, BUCKET = 0.2, 8
@@ -49,33 +53,44 @@ class Sample:
     answers: tuple[str, ...]
 
 
+def texts(found, path: Path, what: str) -> list[str]:
+    """`found` as a list of non-empty texts (SNI has both "…" and ["…"]), or a UserError."""
+    found = [found] if isinstance(found, str) else found
+    if not found or not isinstance(found, list) \
+            or not all(isinstance(x, str) and x.strip() for x in found):
+        raise UserError(f"{path} lacks {what}: expected a list of non-empty texts")
+    return found
+
+
 def load_task(path: Path) -> Task:
-    """One task file; UserError names the file and what is missing in it."""
+    """One task file; UserError names the file and what is missing in it.
+
+    Without `Split` the last fifth of the instances is for testing; without `Description Split` up
+    to eight of the wordings, at most a third; a task with one wording is tested with that one.
+    """
     raw = read_json(path)
-    lines = raw.get("Descriptions") or raw.get("Definition")
-    if isinstance(lines, str):
-        lines = [lines]
-    if not lines or not all(isinstance(d, str) and d.strip() for d in lines):
-        raise UserError(f"{path} lacks \"Definition\" (or \"Descriptions\"): expected a list of "
-                        "sentences that say what the task asks")
+    lines = texts(raw.get("Descriptions") or raw.get("Definition"), path,
+                  "\"Definition\" (or \"Descriptions\")")
     rows = raw.get("Instances")
-    if not rows or not isinstance(rows, list):
+    if not rows or not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise UserError(f"{path} has no \"Instances\": expected a list of "
                         "{\"input\": \"…\", \"output\": [\"…\"]}")
     pairs = []
     for i, row in enumerate(rows):
-        answers = row.get("output") if isinstance(row, dict) else None
-        answers = [answers] if isinstance(answers, str) else answers
-        if not answers or not isinstance(row.get("input"), str) \
-                or not all(isinstance(a, str) and a.strip() for a in answers):
-            raise UserError(f"{path}: instance {i} lacks a text \"input\" or an \"output\"")
+        if not isinstance(row.get("input"), str):
+            raise UserError(f"{path}: instance {i} lacks a text \"input\"")
+        answers = texts(row.get("output"), path, f"instance {i}'s output")
         pairs.append((row["input"], tuple(answers)))
-    n_test = max(1, round(TEST_SHARE * len(pairs)))
+    n_test, n_held = round(TEST_SHARE * len(pairs)), min(8, len(lines) // 3)
     split = raw.get("Split", {"train": len(pairs) - n_test, "test": n_test})
-    n_lines = raw.get("Description Split", {"train": max(1, len(lines) - 8)})["train"]
-    n = split["train"]
-    return Task(path.stem, tuple(pairs[:n]), tuple(pairs[n:n + split["test"]]),
-                tuple(lines[:n_lines]), tuple(lines[n_lines:] or lines))
+    wordings = raw.get("Description Split", {"train": len(lines) - n_held})
+    try:
+        n, m, k = int(split["train"]), int(split["test"]), int(wordings["train"])
+    except (KeyError, TypeError, ValueError):
+        raise UserError(f"{path}: expected \"Split\": {{\"train\": 320, \"test\": 80}} and "
+                        "\"Description Split\": {\"train\": 20}, or neither") from None
+    return Task(path.stem, tuple(pairs[:n]), tuple(pairs[n:n + m]),
+                tuple(lines[:k]), tuple(lines[k:] or lines))
 
 
 def load_suite(folder: str | Path | None = None) -> Suite:
@@ -86,23 +101,28 @@ def load_suite(folder: str | Path | None = None) -> Suite:
         raise UserError(f"{folder} holds no task file; expected *.json in the schema of "
                         "Super-NaturalInstructions (see data/tasks.py)")
     tasks = {path.stem: load_task(path) for path in files}
-    splits, kept = folder.parent / "splits.json", {}
+    splits = folder.parent / "splits.json"
     if splits.exists():
         raw = read_json(splits)
-        kept = {part: raw.get(part, []) for part in ("validation", "unseen")}
-        for name in [n for names in kept.values() for n in names if n not in tasks]:
-            raise UserError(f"{splits} names {name}, which is not in {folder}")
     else:
+        raw = {}
         warnings.warn(f"no {splits}: every task is trained on, none is left to test as unseen")
-    parts = {part: [tasks.pop(name) for name in names] for part, names in kept.items()}
+    parts = {}
+    for part in ("validation", "unseen"):
+        names = raw.get(part, [])
+        for name in set(names) - set(tasks):
+            raise UserError(f"{splits} names {name}, which is not in {folder}")
+        parts[part] = [tasks.pop(name) for name in names]
     train = [task for task in tasks.values() if task.train]
-    return Suite(train, parts.get("validation", []), parts.get("unseen", []))
+    if not train:
+        raise UserError(f"{folder}: no task is left to train on")
+    return Suite(train, **parts)
 
 
 # ---------------------------------------------------------------------------------- samples
 
-def draw_samples(tasks: list[Task], tokenizer, batch_size: int, seed: int = 0, start: int = 0,
-                 describe: str = "lora") -> Iterator[list[Sample]]:
+def draw_samples(tasks: list[Task], tokenizer: "Tokenizer", batch_size: int, seed: int = 0,
+                 start: int = 0, describe: str = "lora") -> Iterator[list[Sample]]:
     """Endless batches: task, instance and training description each drawn uniformly.
 
     `BUCKET` batches are drawn at once, sorted by length and dealt out in random order, so that a
@@ -129,8 +149,8 @@ def message(sample: Sample, describe: str) -> str:
     return sample.input if describe == "lora" else f"{sample.description}\n\n{sample.input}"
 
 
-def drop_too_long(tasks: list[Task], tokenizer, limit: int, describe: str) -> list[Task]:
-    """The tasks without the instances that exceed `limit` tokens; a warning says how many."""
+def fitting(suite: Suite, tokenizer: "Tokenizer", limit: int, describe: str) -> Suite:
+    """The suite without the instances that exceed `limit` tokens; a warning says how many."""
     def fits(task: Task, pair: tuple) -> bool:
         longest = max(task.descriptions, key=len)
         sample = Sample(task.name, longest, pair[0], (max(pair[1], key=len),))
@@ -138,17 +158,19 @@ def drop_too_long(tasks: list[Task], tokenizer, limit: int, describe: str) -> li
             return True                    # a token has at least one byte: no need to tokenise
         ids = tokenizer.prompt(message(sample, describe)) + tokenizer.answer(sample.answers[0])
         return len(ids) <= limit
-    kept, dropped = [], 0
-    for task in tasks:
-        parts = {part: tuple(pair for pair in getattr(task, part) if fits(task, pair))
-                 for part in ("train", "test")}
-        dropped += len(task.train) + len(task.test) - sum(map(len, parts.values()))
-        if not parts["train"]:
-            raise UserError(f"{task.name}: every training instance exceeds {limit} tokens")
-        kept.append(replace(task, **parts))
+    kept, dropped = {}, 0
+    for part, tasks in vars(suite).items():
+        kept[part] = []
+        for task in tasks:
+            train, test = (tuple(pair for pair in pairs if fits(task, pair))
+                           for pairs in (task.train, task.test))
+            dropped += len(task.train) + len(task.test) - len(train) - len(test)
+            if part == "train" and not train:
+                raise UserError(f"{task.name}: every training instance exceeds {limit} tokens")
+            kept[part].append(replace(task, train=train, test=test))
     if dropped:
         warnings.warn(f"left out {dropped} instances longer than {limit} tokens with their answer")
-    return kept
+    return Suite(**kept)
 
 
 @dataclass(frozen=True)
@@ -161,7 +183,7 @@ class Batch:
     weights: Tensor
 
 
-def encode(samples: list[Sample], tokenizer, describe: str = "lora") -> Batch:
+def encode(samples: list[Sample], tokenizer: "Tokenizer", describe: str = "lora") -> Batch:
     """Chat-formatted samples; the loss covers exactly the answer and its end token."""
     prompts = [tokenizer.prompt(message(s, describe)) for s in samples]
     answers = [tokenizer.answer(s.answers[0]) for s in samples]

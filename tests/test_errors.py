@@ -1,8 +1,11 @@
 """A person's mistakes: one line that says what was found and what was expected, exit code 2."""
+import importlib
+import io
 import json
 import shutil
 import subprocess
 import sys
+from contextlib import redirect_stderr, redirect_stdout
 
 import pytest
 import torch
@@ -13,23 +16,39 @@ import encoder as encoder_ops
 import lora as lora_ops
 import mistral
 import t2l as t2l_ops
-from data.files import UserError
-from data.tasks import drop_too_long, load_suite, load_task
+from data.files import UserError, run
+from data.tasks import fitting, load_suite, load_task
 
 TINY = ["--model", GOLDEN / "llama", "--encoder", GOLDEN / "bert"]
 
 
 def command(file: str, *flags) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, ROOT / file, *map(str, flags)], capture_output=True,
-                          text=True, cwd=ROOT)
+    """What `python FILE.py flags` does, in this process: importing torch anew each time is slow."""
+    out, err, code = io.StringIO(), io.StringIO(), 0
+    module = importlib.import_module(file.removesuffix(".py"))
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
+        patch.setattr(sys, "argv", [file, *map(str, flags)])
+        try:
+            run(module.main)
+        except SystemExit as stop:
+            code = stop.code
+    return subprocess.CompletedProcess(flags, code, out.getvalue(), err.getvalue())
+
+
+def test_a_real_command_line_ends_in_one_line_and_code_2():
+    done = subprocess.run([sys.executable, ROOT / "train.py", "--mode", "nonsense"],
+                          capture_output=True, text=True)
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr.startswith("error: argument --mode") and done.stderr.count("\n") == 1
 
 
 def refused(file: str, *flags) -> str:
     """The one line a command ends with when it refuses."""
     done = command(file, *flags)
     assert done.returncode == 2, done.stdout + done.stderr
-    assert "Traceback" not in done.stderr
-    return done.stderr.strip().splitlines()[-1]
+    lines = [line for line in done.stderr.splitlines() if not line.startswith("T2L-")]
+    assert len(lines) == 1 and lines[0].startswith("error: "), done.stderr
+    return lines[0]
 
 
 @pytest.fixture
@@ -46,13 +65,14 @@ def test_an_empty_or_one_character_description(text, tiny_t2l):
     assert "the description is" in refused("t2l.py", text, "--ckpt", tiny_t2l, *TINY)
 
 
-@pytest.mark.parametrize("text, warning", [("word " * 10000, "has 10000 words"),
-                                           ("Ответь словом, противоположным данному.", "English")])
+@pytest.mark.parametrize("text, warning", [("word " * 10000, "tokens; the encoder reads the first 64"),
+                                           ("Ответь словом, противоположным данному.", "English"),
+                                           ("Réponds avec le contraire du mot.", "English")])
 def test_long_and_foreign_descriptions_work_with_a_warning(text, warning, tiny_t2l, tmp_path):
     done = command("t2l.py", text, "--ckpt", tiny_t2l, *TINY, "--prompt", "hot",
                    "--out", tmp_path / "a")
     assert done.returncode == 0, done.stderr
-    assert f"warning: " in done.stderr and warning in done.stderr
+    assert "warning: " in done.stderr and warning in done.stderr
     assert [line.split(":")[0] for line in done.stdout.splitlines()] == \
         ["prompt", "base", "adapted", "adapter"]
     lora_ops.load_peft(tmp_path / "a")
@@ -62,6 +82,46 @@ def test_unknown_arch_and_flags_that_contradict():
     assert "--arch" in refused("train.py", "--mode", "sft", "--arch", "X")
     assert "--describe" in refused("train.py", "--mode", "mtlora", "--describe", "both")
     assert "--steps" in refused("train.py", "--mode", "sft", "--steps", "0")
+
+
+@pytest.mark.parametrize("flag, value", [("--steps", 0), ("--lr", 0), ("--lr", -1), ("--lr", "nan"),
+                                         ("--save-every", -1), ("--eval-samples", -1)])
+def test_numbers_that_make_no_sense(flag, value):
+    assert flag in refused("train.py", "--mode", "mtlora", flag, value)
+
+
+def test_eval_without_a_checkpoint(tiny_tasks, tmp_path):
+    said = refused("eval.py", "--ckpt", tmp_path, *TINY, "--tasks", tiny_tasks)
+    assert "config.json does not exist" in said
+
+
+def test_an_unfinished_run_is_not_overwritten(tmp_path):
+    (tmp_path / "train_state.pt").write_bytes(b"precious")
+    said = refused("train.py", "--mode", "mtlora", *TINY, "--out", tmp_path)
+    assert "unfinished run" in said and (tmp_path / "train_state.pt").read_bytes() == b"precious"
+
+
+def test_a_mistyped_run_leaves_nothing_behind(tmp_path):
+    assert "not a folder" in refused("train.py", "--mode", "sft", "--model", tmp_path / "nowhere",
+                                     "--out", tmp_path / "run")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_as_many_adapters_as_prompts():
+    model, tokenizer = (load(GOLDEN / "llama")
+                        for load in (mistral.load_model, mistral.load_tokenizer))
+    A, B = lora_ops.load_peft(GOLDEN / "llama" / "adapter")
+    two = tuple({m: torch.stack([w, w]) for m, w in side.items()} for side in (A, B))
+    with pytest.raises(UserError, match="2 adapters for 3 prompts"):
+        mistral.generate(model, tokenizer, ["a", "b", "c"], two)
+
+
+@pytest.mark.parametrize("load", [mistral.load_tokenizer, encoder_ops.load_encoder])
+def test_a_broken_tokenizer(load, tmp_path):
+    shutil.copytree(GOLDEN / "bert", tmp_path, dirs_exist_ok=True)
+    (tmp_path / "tokenizer.json").write_text("{}")
+    with pytest.raises(UserError, match="not a readable tokenizer.json"):
+        load(tmp_path)
 
 
 def test_resume_with_nothing_to_resume(tmp_path):
@@ -119,15 +179,13 @@ def test_broken_model_folders(kind, said, tmp_path):
         mistral.load_model(broken_model(tmp_path, kind))
 
 
-def test_a_model_that_is_not_there():
-    said = refused("train.py", "--mode", "sft", "--model", "nowhere", "--out", "/tmp/x")
-    assert "not a folder" in said
-
-
 @pytest.mark.parametrize("changes, said", [
     ({"Instances": []}, "no \"Instances\""), ({"Instances": None}, "no \"Instances\""),
     ({"Definition": None, "Descriptions": None}, "lacks \"Definition\""),
-    ({"Instances": [{"input": "a"}]}, "instance 0 lacks"),
+    ({"Instances": [{"input": "a"}]}, "lacks instance 0's output"),
+    ({"Instances": [{"input": "a", "output": 5}]}, "lacks instance 0's output"),
+    ({"Instances": ["a"]}, "no \"Instances\""), ({"Descriptions": 5}, "lacks \"Definition\""),
+    ({"Split": 3}, "expected \"Split\""), ({"Split": {"train": 3}}, "expected \"Split\""),
     ({"Instances": [{"input": "a", "output": ["b"]}, {"input": 3, "output": "c"}]},
      "instance 1 lacks")])
 def test_malformed_task_files(changes, said, tmp_path):
@@ -161,10 +219,10 @@ def test_an_answer_longer_than_the_context(tiny_tasks):
     task_file(tiny_tasks, "alpha", Instances=rows, Split={"train": 10, "test": 0})
     tokenizer, suite = mistral.load_tokenizer(GOLDEN / "llama"), load_suite(tiny_tasks)
     with pytest.warns(UserWarning, match="left out 1 instances longer than 64 tokens"):
-        kept = drop_too_long(suite.train, tokenizer, 64, "lora")
-    assert sum(len(t.train) for t in kept) == sum(len(t.train) for t in suite.train) - 1
+        kept = fitting(suite, tokenizer, 64, "lora")
+    assert sum(len(t.train) for t in kept.train) == sum(len(t.train) for t in suite.train) - 1
     with pytest.raises(UserError, match="alpha: every training instance"):
-        drop_too_long([t for t in suite.train if t.name == "alpha"], tokenizer, 12, "lora")
+        fitting(suite, tokenizer, 12, "lora")
 
 
 def test_a_prompt_longer_than_the_context():
@@ -195,7 +253,7 @@ def test_adapters_that_do_not_fit(tmp_path):
         t2l_ops.apply_lora(model, A, B)
     short = tuple({m: w[:2] for m, w in side.items()} for side in
                   lora_ops.load_peft(GOLDEN / "llama" / "adapter"))
-    with pytest.raises(UserError, match="2 layers, the model has 3"):
+    with pytest.raises(UserError, match="does not fit the model: its q_proj is"):
         model(torch.zeros(1, 4, dtype=torch.long), lora=short)
     with pytest.raises(UserError, match="adapter_config.json does not exist"):
         lora_ops.load_peft(tmp_path)

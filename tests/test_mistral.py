@@ -1,4 +1,5 @@
 """The decoder against transformers: golden tensors always, live where transformers is installed."""
+import json
 import shutil
 
 import pytest
@@ -71,14 +72,14 @@ def test_cached_generation_is_what_rescoring_without_a_cache_gives(name):
     c = cfg.head_dim
     A = {m: 0.3 * torch.randn(4, 3, 2, 48) for m in lora_ops.TARGETS}
     B = {"q_proj": 0.3 * torch.randn(4, 3, 6 * c, 2), "v_proj": 0.3 * torch.randn(4, 3, 2 * c, 2)}
-    model.cfg.eos_token_id = (7, 11, 13, 17, 19, 23, 29, 31)          # so that some rows end early
-    made = mistral.generate_ids(model, prompts, (A, B), max_new_tokens=10)
+    stop = (7, 11, 13, 17, 19, 23, 29, 31)                            # so that some rows end early
+    made = mistral.generate_ids(model, prompts, (A, B), max_new_tokens=10, stop=stop)
     assert len({len(ids) for ids in made}) > 1
     for i, (prompt, new) in enumerate(zip(prompts, made)):
         own = ({m: w[i] for m, w in A.items()}, {m: w[i] for m, w in B.items()})
         for n in range(min(len(new) + 1, 10)):
             best = model(torch.tensor([prompt + new[:n]]), lora=own)[0, -1].argmax().item()
-            assert best == new[n] if n < len(new) else best in cfg.eos_token_id
+            assert best == new[n] if n < len(new) else best in stop
 
 
 def test_sharded_folders_load_as_single_ones(tmp_path):
@@ -88,8 +89,7 @@ def test_sharded_folders_load_as_single_ones(tmp_path):
         save_file({n: weights[n] for n in part}, tmp_path / f"part{i}.safetensors")
         shards |= {n: f"part{i}.safetensors" for n in part}
     shutil.copy(GOLDEN / "mistral" / "config.json", tmp_path)
-    (tmp_path / "model.safetensors.index.json").write_text(
-        __import__("json").dumps({"weight_map": shards}))
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": shards}))
     ids = torch.randint(3, 96, (2, 9))
     one, many = (mistral.load_model(p, torch.float32)(ids) for p in (GOLDEN / "mistral", tmp_path))
     assert torch.equal(one, many)
@@ -127,12 +127,26 @@ def test_live_parity_on_random_sizes(name, tmp_path):
         torch.testing.assert_close(ours, theirs(ids).logits, atol=1e-4, rtol=1e-4, msg=str(sizes))
 
 
-QUESTIONS = ["What is the capital of France?", "hot", "Count from one to five.", "2 + 2 =",
-             "Translate to Spanish: dog", "Name three colors.", "Who wrote Hamlet?",
-             "dog, red, plum, drum, coat", "Anna bought 12 lamps on Monday.", "Écris un mot."]
+SMOLLM2 = json.loads((GOLDEN / "smollm2.json").read_text())       # transformers' own GGUF reader
+QUESTIONS = [row["question"] for row in SMOLLM2["rows"]]
 
 
-def test_default_model_answers_like_transformers(default_models):
+def test_default_model_is_what_transformers_reads_from_the_gguf_file(default_models):
+    """Weights of one layer (q and k un-permuted), ten prompts' ids, their greedy answers in fp32."""
+    model = mistral.load_model(default_models[0], torch.float32)
+    for name, column in SMOLLM2["weights"].items():
+        ours, theirs = model.state_dict()[name][:80, 17], torch.tensor(column)
+        torch.testing.assert_close(ours, theirs, atol=0, rtol=2 ** -8)            # bf16's rounding
+        if "q_proj" in name:                                   # negative control: one head permuted
+            assert (ours[:64].view(2, 32).T.flatten() - theirs[:64]).abs().max() > 0.05
+    tokenizer = mistral.load_tokenizer(default_models[0])
+    prompts = [tokenizer.prompt(question) for question in QUESTIONS]
+    assert prompts == [row["ids"] for row in SMOLLM2["rows"]]
+    made = mistral.generate_ids(model, prompts, None, max_new_tokens=12, stop=(2,))
+    assert made == [[t for t in row["answer"] if t != 2] for row in SMOLLM2["rows"]]
+
+
+def test_live_default_model_answers_like_transformers(default_models):
     """Ten prompts: the same ids in, the same greedy tokens out, in fp32."""
     transformers = pytest.importorskip("transformers")
     folder = default_models[0]
@@ -144,7 +158,7 @@ def test_default_model_answers_like_transformers(default_models):
         "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}"
         "{% endfor %}{{ '<|im_start|>assistant\n' }}")
     prompts = [tokenizer.prompt(q) for q in QUESTIONS]
-    made = mistral.generate_ids(model, prompts, None, max_new_tokens=12)
+    made = mistral.generate_ids(model, prompts, None, max_new_tokens=12, stop=(2,))
     for question, prompt, new in zip(QUESTIONS, prompts, made):
         text = their_tokenizer.apply_chat_template([{"role": "user", "content": question}],
                                                    tokenize=False)

@@ -3,6 +3,7 @@ import hashlib
 import json
 import math
 import random
+import shutil
 import sys
 from collections import Counter
 
@@ -40,7 +41,7 @@ def test_a_run_learns_and_writes_its_folder(mode, arch, describe, tiny_tasks, tm
                                             capsys):
     out = tmp_path / "run"
     run(monkeypatch, "--mode", mode, "--arch", arch, "--describe", describe, "--tasks", tiny_tasks,
-        "--out", out, "--steps", 30, "--lr", 0.003, "--eval-samples", 2)
+        "--out", out, "--steps", 30, "--lr", 0.01, "--eval-samples", 2)
     log = log_of(out)
     assert [row["step"] for row in log] == list(range(30))
     assert set(log[0]) == {"step", "loss", "lr", "grad_norm"}
@@ -74,6 +75,16 @@ def test_a_resumed_run_equals_an_uninterrupted_one(mode, tiny_tasks, tmp_path, m
     assert (whole / "log.jsonl").read_text() == (broken / "log.jsonl").read_text()
     names = {"sft": "t2l.safetensors", "mtlora": "adapter_model.safetensors"}
     assert (whole / names[mode]).read_bytes() == (broken / names[mode]).read_bytes()
+
+
+@pytest.mark.skipif(not shutil.which("c++"), reason="torch.compile needs a C++ compiler")
+def test_compiled_layers_train_alike(tiny_tasks, tmp_path, monkeypatch):
+    logs = []
+    for flags in ([], ["--compile"]):
+        run(monkeypatch, "--mode", "mtlora", "--tasks", tiny_tasks, "--steps", 4,
+            "--eval-samples", 0, "--out", tmp_path / "run", *flags)
+        logs.append([row["loss"] for row in log_of(tmp_path / "run")])
+    assert logs[0] == pytest.approx(logs[1], abs=1e-3)
 
 
 def test_resuming_a_finished_run_says_so(tiny_tasks, tmp_path, monkeypatch, capsys):

@@ -5,7 +5,7 @@ Most tasks ask for the word of one category, and vary how it is written or what 
 from kinds import task
 from lexicon import CATEGORY, LISTS
 
-TWO_MEANINGS = {"orange", "kiwi"}       # also a color, also a bird
+TWO_MEANINGS = {"orange", "peach", "plum", "lime", "salmon", "kiwi"}     # also colors, a bird
 POOL = [words for words in LISTS if not TWO_MEANINGS & set(words)]
 ORDINALS = "first second third fourth fifth".split()
 

@@ -32,7 +32,7 @@ Belize|Belmopan|NA|dollar|501|BZ|BLZ|Belizean|English
 Benin|Porto-Novo|AF|franc|229|BJ|BEN|Beninese|French
 Bhutan|Thimphu|AS|ngultrum|975|BT|BTN|Bhutanese|Dzongkha
 Bolivia|Sucre/La Paz|SA|boliviano|591|BO|BOL|Bolivian|Spanish
-Bosnia and Herzegovina|Sarajevo|EU|mark|387|BA|BIH|Bosnian|Bosnian/Serbian/Croatian
+Bosnia and Herzegovina|Sarajevo|EU|mark/convertible mark|387|BA|BIH|Bosnian|Bosnian/Serbian/Croatian
 Botswana|Gaborone|AF|pula|267|BW|BWA|Botswanan/Motswana|English/Tswana/Setswana
 Brazil|Brasilia/Brasília|SA|real|55|BR|BRA|Brazilian|Portuguese
 Brunei|Bandar Seri Begawan|AS|dollar|673|BN|BRN|Bruneian|Malay
@@ -133,7 +133,7 @@ Namibia|Windhoek|AF|dollar|264|NA|NAM|Namibian|English
 Nauru|Yaren|OC|dollar|674|NR|NRU|Nauruan|Nauruan/English
 Nepal|Kathmandu|AS|rupee|977|NP|NPL|Nepalese/Nepali|Nepali
 Netherlands|Amsterdam|EU|euro|31|NL|NLD|Dutch|Dutch
-New Zealand|Wellington|OC|dollar|64|NZ|NZL|New Zealand|English
+New Zealand|Wellington|OC|dollar|64|NZ|NZL|-|English
 Nicaragua|Managua|NA|cordoba/córdoba|505|NI|NIC|Nicaraguan|Spanish
 Niger|Niamey|AF|franc|227|NE|NER|Nigerien|-
 Nigeria|Abuja|AF|naira|234|NG|NGA|Nigerian|English
@@ -215,7 +215,8 @@ United States""".replace("\n", "|").split("|")
 ALIASES = {"Cape Verde": "Cabo Verde", "Czech Republic": "Czechia", "East Timor": "Timor-Leste",
            "Ivory Coast": "Côte d'Ivoire", "Turkey": "Türkiye", "United States": "USA",
            "United Kingdom": "UK", "Eswatini": "Swaziland", "Myanmar": "Burma",
-           "Sao Tome and Principe": "São Tomé and Príncipe"}
+           "Sao Tome and Principe": "São Tomé and Príncipe", "Gambia": "The Gambia",
+           "Democratic Republic of the Congo": "DR Congo"}
 
 
 def cell(text: str) -> list[str] | None:
@@ -447,66 +448,72 @@ def author(work):
 
 PEOPLE_TABLE = """
 composer: Johann Sebastian Bach, Ludwig van Beethoven, Johannes Brahms, Richard Wagner, Robert
-composer: Schumann, Felix Mendelssohn, Richard Strauss, Georg Philipp Telemann, Wolfgang Amadeus
-composer: Mozart, Joseph Haydn, Franz Schubert, Anton Bruckner, Johann Strauss, Arnold Schoenberg
-composer: Antonio Vivaldi, Giuseppe Verdi, Gioachino Rossini, Giacomo Puccini, Claudio Monteverdi
-composer: Gaetano Donizetti, Arcangelo Corelli, Claude Debussy, Maurice Ravel, Hector Berlioz
-composer: Georges Bizet, Erik Satie, Camille Saint-Saens, Gabriel Faure, Charles Gounod, Pyotr
-composer: Ilyich Tchaikovsky, Igor Stravinsky, Dmitri Shostakovich, Modest Mussorgsky, Nikolai
-composer: Rimsky-Korsakov, Sergei Rachmaninoff, Edvard Grieg, Jean Sibelius, Edward Elgar, Henry
-composer: Purcell, Benjamin Britten, Gustav Holst, Antonin Dvorak, Bedrich Smetana, Leos Janacek
-painter: Sandro Botticelli, Raphael, Titian, Caravaggio, Tintoretto, Giotto, Fra Angelico, Amedeo
-painter: Modigliani, Canaletto, Rembrandt, Vincent van Gogh, Johannes Vermeer, Frans Hals
-painter: Hieronymus Bosch, Piet Mondrian, Claude Monet, Edouard Manet, Paul Cezanne, Paul Gauguin
-painter: Edgar Degas, Pierre-Auguste Renoir, Henri Matisse, Eugene Delacroix, Georges Seurat, Henri
-painter: de Toulouse-Lautrec, Gustave Courbet, Nicolas Poussin, Pablo Picasso, Salvador Dali
-painter: Francisco Goya, Diego Velazquez, Joan Miro, Albrecht Durer, Caspar David Friedrich, Hans
-painter: Holbein, Franz Marc, Rene Magritte, James Ensor, Gustav Klimt, Egon Schiele, Edvard Munch
-painter: Frida Kahlo, Diego Rivera, J. M. W. Turner, John Constable, Thomas Gainsborough, William
-painter: Hogarth, Jackson Pollock, Edward Hopper, Georgia O'Keeffe, Grant Wood
+    Schumann, Felix Mendelssohn, Richard Strauss, Georg Philipp Telemann, Wolfgang Amadeus
+    Mozart, Joseph Haydn, Franz Schubert, Anton Bruckner, Johann Strauss, Arnold Schoenberg,
+    Antonio Vivaldi, Giuseppe Verdi, Gioachino Rossini, Giacomo Puccini, Claudio Monteverdi,
+    Gaetano Donizetti, Arcangelo Corelli, Claude Debussy, Maurice Ravel, Hector Berlioz, Georges
+    Bizet, Erik Satie, Camille Saint-Saens, Gabriel Faure, Charles Gounod, Pyotr Ilyich
+    Tchaikovsky, Igor Stravinsky, Dmitri Shostakovich, Modest Mussorgsky, Nikolai
+    Rimsky-Korsakov, Sergei Rachmaninoff, Edvard Grieg, Jean Sibelius, Edward Elgar, Henry
+    Purcell, Benjamin Britten, Gustav Holst, Antonin Dvorak, Bedrich Smetana, Leos Janacek
+
+painter: Sandro Botticelli, Raphael, Titian, Caravaggio, Tintoretto, Giotto, Fra Angelico,
+    Amedeo Modigliani, Canaletto, Rembrandt, Vincent van Gogh, Johannes Vermeer, Frans Hals,
+    Hieronymus Bosch, Piet Mondrian, Claude Monet, Edouard Manet, Paul Cezanne, Paul Gauguin,
+    Edgar Degas, Pierre-Auguste Renoir, Henri Matisse, Eugene Delacroix, Georges Seurat, Henri
+    de Toulouse-Lautrec, Gustave Courbet, Nicolas Poussin, Pablo Picasso, Salvador Dali,
+    Francisco Goya, Diego Velazquez, Joan Miro, Albrecht Durer, Caspar David Friedrich, Hans
+    Holbein, Franz Marc, Rene Magritte, James Ensor, Gustav Klimt, Egon Schiele, Edvard Munch,
+    Frida Kahlo, Diego Rivera, J. M. W. Turner, John Constable, Thomas Gainsborough, William
+    Hogarth, Jackson Pollock, Edward Hopper, Georgia O'Keeffe, Grant Wood
+
 writer: William Shakespeare, Charles Dickens, Jane Austen, George Orwell, Virginia Woolf, Thomas
-writer: Hardy, Agatha Christie, Lord Byron, John Keats, John Milton, Robert Burns, Walter Scott
-writer: Robert Louis Stevenson, James Joyce, Oscar Wilde, Samuel Beckett, William Butler Yeats
-writer: Jonathan Swift, Victor Hugo, Honore de Balzac, Gustave Flaubert, Marcel Proust, Emile Zola
-writer: Moliere, Jules Verne, Alexandre Dumas, Stendhal, Charles Baudelaire, George Sand, Johann
-writer: Wolfgang von Goethe, Friedrich Schiller, Thomas Mann, Heinrich Heine, Theodor Fontane
-writer: Bertolt Brecht, Leo Tolstoy, Fyodor Dostoevsky, Anton Chekhov, Alexander Pushkin, Ivan
-writer: Turgenev, Boris Pasternak, Anna Akhmatova, Miguel de Cervantes, Lope de Vega, Federico
-writer: Garcia Lorca, Dante Alighieri, Petrarch, Giovanni Boccaccio, Luigi Pirandello, Italo
-writer: Calvino, Mark Twain, Ernest Hemingway, Edgar Allan Poe, Walt Whitman, Herman Melville
-writer: Emily Dickinson, William Faulkner, John Steinbeck, Henrik Ibsen, Knut Hamsun, Sigrid
-writer: Undset, Hans Christian Andersen, Karen Blixen, August Strindberg, Selma Lagerlof, Astrid
-writer: Lindgren, Gabriel Garcia Marquez, Pablo Neruda, Gabriela Mistral, Jorge Luis Borges, Julio
-writer: Cortazar, Fernando Pessoa, Luis de Camoes, Yukio Mishima, Yasunari Kawabata, Matsuo Basho
-scientist: Isaac Newton, Charles Darwin, Michael Faraday, Stephen Hawking, Rosalind Franklin
-scientist: Edward Jenner, John Dalton, Edmond Halley, James Clerk Maxwell, Alexander Fleming, James
-scientist: Hutton, Galileo Galilei, Alessandro Volta, Enrico Fermi, Amedeo Avogadro, Luigi Galvani
-scientist: Louis Pasteur, Antoine Lavoisier, Pierre Curie, Henri Becquerel, Andre-Marie Ampere
-scientist: Charles-Augustin de Coulomb, Max Planck, Werner Heisenberg, Johannes Kepler, Robert
-scientist: Koch, Otto Hahn, Wilhelm Rontgen, Heinrich Hertz, Georg Ohm, Justus von Liebig, Erwin
-scientist: Schrodinger, Ludwig Boltzmann, Lise Meitner, Nicolaus Copernicus, Marie Curie, Niels
-scientist: Bohr, Tycho Brahe, Hans Christian Orsted, Carl Linnaeus, Anders Celsius, Svante
-scientist: Arrhenius, Christiaan Huygens, Antonie van Leeuwenhoek, Hendrik Lorentz, Dmitri
-scientist: Mendeleev, Ivan Pavlov, Edwin Hubble, Richard Feynman, Linus Pauling, Carl Sagan
+    Hardy, Agatha Christie, Lord Byron, John Keats, John Milton, Robert Burns, Walter Scott,
+    Robert Louis Stevenson, James Joyce, Oscar Wilde, Samuel Beckett, William Butler Yeats,
+    Jonathan Swift, Victor Hugo, Honore de Balzac, Gustave Flaubert, Marcel Proust, Emile Zola,
+    Moliere, Jules Verne, Alexandre Dumas, Stendhal, Charles Baudelaire, George Sand, Johann
+    Wolfgang von Goethe, Friedrich Schiller, Thomas Mann, Heinrich Heine, Theodor Fontane,
+    Bertolt Brecht, Leo Tolstoy, Fyodor Dostoevsky, Anton Chekhov, Alexander Pushkin, Ivan
+    Turgenev, Boris Pasternak, Anna Akhmatova, Miguel de Cervantes, Lope de Vega, Federico
+    Garcia Lorca, Dante Alighieri, Petrarch, Giovanni Boccaccio, Luigi Pirandello, Italo
+    Calvino, Mark Twain, Ernest Hemingway, Edgar Allan Poe, Walt Whitman, Herman Melville, Emily
+    Dickinson, William Faulkner, John Steinbeck, Henrik Ibsen, Knut Hamsun, Sigrid Undset, Hans
+    Christian Andersen, Karen Blixen, August Strindberg, Selma Lagerlof, Astrid Lindgren,
+    Gabriel Garcia Marquez, Pablo Neruda, Gabriela Mistral, Jorge Luis Borges, Julio Cortazar,
+    Fernando Pessoa, Luis de Camoes, Yukio Mishima, Yasunari Kawabata, Matsuo Basho
+
+scientist: Isaac Newton, Charles Darwin, Michael Faraday, Stephen Hawking, Rosalind Franklin,
+    Edward Jenner, John Dalton, Edmond Halley, James Clerk Maxwell, Alexander Fleming, James
+    Hutton, Galileo Galilei, Alessandro Volta, Enrico Fermi, Amedeo Avogadro, Luigi Galvani,
+    Louis Pasteur, Antoine Lavoisier, Pierre Curie, Henri Becquerel, Andre-Marie Ampere,
+    Charles-Augustin de Coulomb, Max Planck, Werner Heisenberg, Johannes Kepler, Robert Koch,
+    Otto Hahn, Wilhelm Rontgen, Heinrich Hertz, Georg Ohm, Justus von Liebig, Erwin Schrodinger,
+    Ludwig Boltzmann, Lise Meitner, Nicolaus Copernicus, Marie Curie, Niels Bohr, Tycho Brahe,
+    Hans Christian Orsted, Carl Linnaeus, Anders Celsius, Svante Arrhenius, Christiaan Huygens,
+    Antonie van Leeuwenhoek, Hendrik Lorentz, Dmitri Mendeleev, Ivan Pavlov, Edwin Hubble,
+    Richard Feynman, Linus Pauling, Carl Sagan
+
 philosopher: Socrates, Plato, Aristotle, Epicurus, Georg Wilhelm Friedrich Hegel, Friedrich
-philosopher: Nietzsche, Martin Heidegger, Immanuel Kant, Jurgen Habermas, Rene Descartes, Auguste
-philosopher: Comte, Michel Foucault, Henri Bergson, John Locke, Thomas Hobbes, John Stuart Mill
-philosopher: Jeremy Bentham, David Hume, Soren Kierkegaard, Baruch Spinoza, Confucius, Mencius
-explorer: Vasco da Gama, Ferdinand Magellan, Bartolomeu Dias, Pedro Alvares Cabral, Marco Polo
-explorer: Christopher Columbus, Amerigo Vespucci, Giovanni da Verrazzano, Roald Amundsen, Fridtjof
-explorer: Nansen, James Cook, Francis Drake, Robert Falcon Scott, Walter Raleigh, George Vancouver
-explorer: David Livingstone, Mungo Park, Hernan Cortes, Francisco Pizarro, Juan Ponce de Leon
-explorer: Vasco Nunez de Balboa, Jacques Cartier, Samuel de Champlain, Abel Tasman, Willem Barentsz
-ruler: Louis XIV, Napoleon Bonaparte, Louis XVI, Hugh Capet, Peter the Great, Ivan the Terrible
-ruler: Nicholas II, Henry VIII, Elizabeth I, Queen Victoria, Richard the Lionheart, Alfred the
-ruler: Great, Tutankhamun, Ramesses II, Hatshepsut, Akhenaten, Suleiman the Magnificent, Mehmed the
-ruler: Conqueror, Genghis Khan, Gustavus Adolphus, Gustav Vasa, Frederick the Great, Frederick
-ruler: Barbarossa, Augustus, Nero
+    Nietzsche, Martin Heidegger, Immanuel Kant, Jurgen Habermas, Rene Descartes, Auguste Comte,
+    Michel Foucault, Henri Bergson, John Locke, Thomas Hobbes, John Stuart Mill, Jeremy Bentham,
+    David Hume, Soren Kierkegaard, Baruch Spinoza, Confucius, Mencius
+
+explorer: Vasco da Gama, Ferdinand Magellan, Bartolomeu Dias, Pedro Alvares Cabral, Marco Polo,
+    Christopher Columbus, Amerigo Vespucci, Giovanni da Verrazzano, Roald Amundsen, Fridtjof
+    Nansen, James Cook, Francis Drake, Robert Falcon Scott, Walter Raleigh, George Vancouver,
+    David Livingstone, Mungo Park, Hernan Cortes, Francisco Pizarro, Juan Ponce de Leon, Vasco
+    Nunez de Balboa, Jacques Cartier, Samuel de Champlain, Abel Tasman, Willem Barentsz
+
+ruler: Louis XIV, Napoleon Bonaparte, Louis XVI, Hugh Capet, Peter the Great, Ivan the Terrible,
+    Nicholas II, Henry VIII, Elizabeth I, Queen Victoria, Richard the Lionheart, Alfred the
+    Great, Tutankhamun, Ramesses II, Hatshepsut, Akhenaten, Suleiman the Magnificent, Mehmed the
+    Conqueror, Genghis Khan, Gustavus Adolphus, Gustav Vasa, Frederick the Great, Frederick
+    Barbarossa, Augustus, Nero
 """
 
-FIELDS = {name: field for field, names in
-          (row.split(": ") for row in PEOPLE_TABLE.strip().splitlines())
-          for name in names.split(", ")}
+FIELDS = {" ".join(name.split()): field for field, names in
+          (row.split(": ") for row in PEOPLE_TABLE.strip().split("\n\n"))
+          for name in names.split(",")}
 
 
 @task(list(FIELDS), lookup=True)

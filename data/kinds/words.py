@@ -491,7 +491,7 @@ def spanish(noun):
 
 @task(NOUN_POOL, lookup=True)
 def german(noun):
-    return [x.split(" ", 1)[1] for x in GERMAN.get(noun, [])] or None
+    return None if noun in COLORS else [x.split(" ", 1)[1] for x in GERMAN.get(noun, [])] or None
 
 
 @task(NOUN_POOL, lookup=True)
@@ -597,15 +597,16 @@ WITH_ER = set("""hot cold big small old young new fast slow sad hard soft high l
     damp dense dull fair fat firm flat grand great grim harsh keen large mad neat nice odd plain
     pure quick ripe slim smart sore stale stiff strange strict tough vague vast weird wise fierce
     """.split())
-WITH_ER_OR_MORE = set("""narrow shallow quiet clever simple humble gentle noble""".split())
+WITH_ER_OR_MORE = set("""narrow shallow quiet clever simple humble gentle noble friendly
+    unlucky lonely lively""".split())
 WITH_MORE_OR_ER = set("""polite stupid common cruel tender severe sincere mature pleasant handsome
-    bitter vivid honest stable""".split())
+    bitter vivid honest stable cowardly slippery""".split())
 DOUBLED_ADJECTIVES = set("hot big sad thin wet fat flat mad grim slim".split())
 DEGREES = {"good": ("better", "best"), "bad": ("worse", "worst"), "far": ("farther", "farthest"),
            "shy": ("shyer", "shyest"), "dry": ("drier", "driest")}
 OTHER_DEGREES = {"far": ("further", "furthest"), "shy": ("shier", "shiest"),
                  "dry": ("dryer", "dryest"), "sick": ("more sick", "most sick"),
-                 "bitter": ("bitterer", "bitterest")}
+                 "bitter": ("bitterer", "bitterest"), "cruel": ("crueller", "cruellest")}
 
 
 def graded(adjective: str, ending: str) -> str:
@@ -628,9 +629,11 @@ def degrees(adjective: str, which: int) -> list[str] | None:
     long = f"{('more', 'most')[which]} {adjective}"
     if adjective in WITH_ER:
         return [short]
-    if adjective in WITH_ER_OR_MORE or ends_in_consonant_y(adjective):
+    if adjective in WITH_ER_OR_MORE:
         return [short, long]
-    return [long, short] if adjective in WITH_MORE_OR_ER else [long]
+    if adjective in WITH_MORE_OR_ER:
+        return [long, short]
+    return [short] if ends_in_consonant_y(adjective) else [long]
 
 
 @task(ADJECTIVE_POOL)
@@ -749,7 +752,11 @@ OPPOSITES = """open close, come go, send receive, float sink, active passive, ho
     hill valley, giant dwarf, child adult, up down, above below, before after, always never,
     everything nothing, in out, on off, over under, here there, yes no, more less, many few,
     all none, often seldom, often rarely, with without, forward backward, upstairs downstairs,
-    first last, everybody nobody, for against"""
+    first last, everybody nobody, for against,
+    answer question, naughty nice, naughty obedient, repair damage, mad calm, mad happy,
+    cover reveal, cover expose, gather disperse, warm cold, morning night, nervous confident,
+    improve deteriorate, noisy silent, tear repair, delicious tasteless, awkward elegant,
+    accept decline, allow ban, furious pleased"""
 
 
 def both_ways(text: str) -> dict[str, list[str]]:

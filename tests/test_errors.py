@@ -65,9 +65,10 @@ def test_an_empty_or_one_character_description(text, tiny_t2l):
     assert "the description is" in refused("t2l.py", text, "--ckpt", tiny_t2l, *TINY)
 
 
-@pytest.mark.parametrize("text, warning", [("word " * 10000, "tokens; the encoder reads the first 64"),
-                                           ("Ответь словом, противоположным данному.", "English"),
-                                           ("Réponds avec le contraire du mot.", "English")])
+@pytest.mark.parametrize("text, warning", [
+    ("word " * 10000, "tokens; the encoder reads the first 64"),
+    ("Ответь словом, противоположным данному.", "English"),
+    ("Réponds avec le contraire du mot.", "English")])
 def test_long_and_foreign_descriptions_work_with_a_warning(text, warning, tiny_t2l, tmp_path):
     done = command("t2l.py", text, "--ckpt", tiny_t2l, *TINY, "--prompt", "hot",
                    "--out", tmp_path / "a")

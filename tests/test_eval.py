@@ -49,7 +49,8 @@ def test_exact_match_counts_any_accepted_answer_and_nothing_else(monkeypatch):
     samples = [Sample("t", "own", text, ("right", "second")) for text in answers]
     row = eval_ops.Row("row", "lora", lambda s, rng: "swapped", lambda batch: batch)
     tokenizer = eval_ops.mistral.load_tokenizer(GOLDEN / "llama")
-    assert eval_ops.right_answers(row, samples, None, tokenizer) == {"t": [True, False, True, False]}
+    right = eval_ops.right_answers(row, samples, None, tokenizer)
+    assert right == {"t": [True, False, True, False]}
     assert [s.description for s in seen[0]] == ["swapped"] * 4         # what T2L reads
 
 

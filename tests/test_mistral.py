@@ -132,7 +132,7 @@ QUESTIONS = [row["question"] for row in SMOLLM2["rows"]]
 
 
 def test_default_model_is_what_transformers_reads_from_the_gguf_file(default_models):
-    """Weights of one layer (q and k un-permuted), ten prompts' ids, their greedy answers in fp32."""
+    """Weights of one layer (q and k un-permuted), ids of ten prompts, their greedy answers."""
     model = mistral.load_model(default_models[0], torch.float32)
     for name, column in SMOLLM2["weights"].items():
         ours, theirs = model.state_dict()[name][:80, 17], torch.tensor(column)

@@ -1,7 +1,6 @@
 """The hypernetwork: the paper's counts, every shape, the authors' outputs, initialisation."""
 import math
 import random
-from pathlib import Path
 
 import pytest
 import torch
@@ -138,13 +137,14 @@ def test_embeddings_are_normalised_and_end_in_a_full_stop():
     assert (x[1] - x[2]).abs().max() > 1e-3
 
 
-def test_the_committed_checkpoint_reads_its_description(default_models, capsys):
-    """Three tasks on one input: only the description can tell which answer is asked for."""
-    if not t2l_ops.CHECKPOINT.is_dir():
-        pytest.fail(f"no checkpoint in {Path(t2l_ops.CHECKPOINT).name}")
+def test_the_committed_checkpoint_reads_its_description(default_models):
+    """Four descriptions for one input: nothing else can tell which answer is asked for."""
     model, tokenizer = mistral.load_model(), mistral.load_tokenizer()
     t2l = t2l_ops.load_t2l()
-    lines = ["Answer with the opposite of the word.", "Write the word in capital letters.",
-             "Give the first letter of the word, in lower case."]
-    answers = mistral.generate(model, tokenizer, ["hot"] * 3, t2l_ops.generate_lora(t2l, lines))
-    assert answers == ["cold", "HOT", "h"]
+    lines = ["Write the word in capital letters.", "Put the word in double quotes.",
+             "Give the first letter of the word, in lower case.",
+             "Write the word followed by an exclamation mark."]
+    answers = mistral.generate(model, tokenizer, ["hot"] * 4, t2l_ops.generate_lora(t2l, lines))
+    assert answers == ["HOT", '"hot"', "h", "hot!"]
+    file = t2l_ops.CHECKPOINT / "t2l.safetensors"
+    assert file.stat().st_size < 18_000_000

@@ -97,27 +97,28 @@ def test_resuming_a_finished_run_says_so(tiny_tasks, tmp_path, monkeypatch, caps
     assert (tmp_path / "run" / "log.jsonl").read_bytes() == before
 
 
-def test_only_the_optimisers_step_changes_anything_and_only_the_trainee(tiny_tasks):
+def test_only_the_optimisers_step_changes_anything_and_only_the_trainee(tiny_tasks, tmp_path,
+                                                                        monkeypatch):
+    """Hashes around the real loop, and around each optimizer step in it."""
     model = mistral.load_model(GOLDEN / "llama", torch.float32)
     tokenizer = mistral.load_tokenizer(GOLDEN / "llama")
-    encoder = train_ops.load_encoder(GOLDEN / "bert")
-    suite = load_suite(tiny_tasks)
-    lines = [d for t in suite.train for d in t.descriptions]
-    t2l = t2l_ops.T2L(t2l_ops.for_model(model.cfg, "L", encoder))
-    trainee = train_ops.TextToLoRA(t2l, encoder, lines)
-    optimizer = torch.optim.AdamW(trainee.parameters(), lr=0.01)
-    hashes = {"base": digest(model), "encoder": digest(encoder), "t2l": digest(trainee.t2l)}
-    samples = next(draw_samples(suite.train, tokenizer, 4))
-    for _ in range(2):                   # the first step moves the heads, the second the trunk too
-        batch = encode(samples, tokenizer)
-        train_ops.answer_loss(model, batch, trainee.adapters(samples)).backward()
-        assert digest(trainee.t2l) == hashes["t2l"]
-        optimizer.step()
-        assert digest(trainee.t2l) != hashes["t2l"]
-        hashes["t2l"] = digest(trainee.t2l)
-        if _ == 1:
-            assert all(p.grad is not None and p.grad.any() for p in trainee.parameters())
-    assert (digest(model), digest(encoder)) == (hashes["base"], hashes["encoder"])
+    encoder, suite = train_ops.load_encoder(GOLDEN / "bert"), load_suite(tiny_tasks)
+    monkeypatch.setattr(sys, "argv", ["train.py", *TINY, "--mode", "sft", "--steps", "3",
+                                      "--lr", "0.01"])
+    args = train_ops.parse_args()
+    trainee = train_ops.new_trainee(args, model, encoder, suite)
+    frozen, moving, step = (digest(model), digest(encoder)), [digest(trainee)], torch.optim.AdamW.step
+
+    def watched_step(optimizer, *rest):
+        assert digest(trainee) == moving[-1]                     # nothing moved since the last step
+        step(optimizer, *rest)
+        moving.append(digest(trainee))
+    monkeypatch.setattr(torch.optim.AdamW, "step", watched_step)
+    before = [p.detach().clone() for p in trainee.parameters()]
+    train_ops.train(trainee, model, tokenizer, suite, args, tmp_path)
+    assert digest(trainee) == moving[-1] and len(set(moving)) == 4
+    assert all((p != old).any() for p, old in zip(trainee.parameters(), before))
+    assert (digest(model), digest(encoder)) == frozen
 
 
 def test_the_loss_covers_exactly_the_answer_and_its_end_token():

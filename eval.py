@@ -202,6 +202,7 @@ def report(folders: list[Path], suite: Suite, model: mistral.Mistral, tokenizer:
     """Run every row on `split` and on the seen tasks, print the tables, write results.json into
     the first folder; returns the one-line result."""
     rows = all_rows(folders, suite, encoder, model)
+    print(f"{model.cfg.name}; {', '.join(map(str, folders))}", file=sys.stderr)
     columns = {split: exercises(getattr(suite, split), per_task,
                                 lambda t: t.descriptions + t.held_out),
                "seen": exercises(suite.train, max(1, per_task // 20), lambda t: t.held_out)}
@@ -260,7 +261,6 @@ def main() -> None:
     model = mistral.load_model(args.model, getattr(torch, args.dtype), args.device)
     tokenizer = mistral.load_tokenizer(args.model)
     suite = fitting(load_suite(args.tasks), tokenizer, model.cfg.max_position_embeddings, "prompt")
-    print(f"{model.cfg.name}; {', '.join(map(str, args.ckpt))}", file=sys.stderr)
     encoder = load_encoder(args.encoder) if args.encoder else None
     print(report([Path(d) for d in args.ckpt], suite, model, tokenizer, encoder, args.eval_samples,
                  args.split))

@@ -54,7 +54,7 @@ def test_the_description_alone_decides(suite):
     for task in suite.unseen:
         others = [Counter(answers[text])[out[0]] - 1 for text, out in task.test]
         tasks_each = [len(answers[text]) for text, _ in task.test]
-        assert sum(n > 1 for n in tasks_each) >= 0.9 * len(tasks_each), task.name
+        assert sum(n > 1 for n in tasks_each) >= 0.8 * len(tasks_each), task.name
         assert sum(tasks_each) >= 10 * len(tasks_each), task.name
         assert sum(others) / (sum(tasks_each) - len(tasks_each)) < 0.1, task.name
 

@@ -107,16 +107,12 @@ def t2l_rows(folder: Path, config: dict, suite: Suite, swaps: Swaps, encoder: En
     lines = [d for task in suite.train for d in task.descriptions[:4]]   # enough for a steady mean
     average = t2l_ops.normalised(t2l_ops.embed(encoder, lines).mean(0, keepdim=True))
 
-    @torch.no_grad()
-    def emit(embeddings: torch.Tensor) -> LoRA:
-        A, B = t2l(embeddings)
-        return A, {m: w * t2l.scale for m, w in B.items()}
-
     def read(samples: list[Sample]) -> LoRA:
-        return emit(t2l_ops.embed(encoder, [s.description for s in samples]))
+        return t2l_ops.generate_lora(t2l, [s.description for s in samples], encoder)
 
+    @torch.no_grad()
     def constant(samples: list[Sample]) -> LoRA:
-        return emit(average.expand(len(samples), -1))
+        return t2l.adapters(average.expand(len(samples), -1))
 
     describe = config.get("describe", "lora")
     name = f"T2L {folder.name}" + (" + prompt" if describe == "both" else "")

@@ -161,6 +161,11 @@ class T2L(nn.Module):
             B[module] = B[module].transpose(-1, -2)                          # (b, n, d_out, r)
         return A, B
 
+    def adapters(self, task_emb: Tensor) -> LoRA:
+        """As forward, with the scale folded into B: from here on ΔW = B A."""
+        A, B = self(task_emb)
+        return A, {m: w * self.scale for m, w in B.items()}
+
     def emit_both(self, module: str, h: Tensor) -> list[Tensor]:
         """L: h (b, n, z) → A (b, n, r, d_in) and B (b, n, r, d_out) from one output."""
         d_in, d_out = self.cfg.modules[module]
@@ -247,8 +252,7 @@ def generate_lora(t2l: T2L, description: str | list[str], encoder: Encoder | Non
     """
     one = isinstance(description, str)
     encoder = encoder or named_encoder(t2l.cfg.encoder)
-    A, B = t2l.eval()(embed(encoder, [description] if one else description))
-    B = {m: w * t2l.scale for m, w in B.items()}
+    A, B = t2l.eval().adapters(embed(encoder, [description] if one else description))
     return ({m: w[0] for m, w in A.items()}, {m: w[0] for m, w in B.items()}) if one else (A, B)
 
 

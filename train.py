@@ -47,8 +47,7 @@ class TextToLoRA(nn.Module):
     def adapters(self, samples: list[Sample]) -> LoRA:
         rows = torch.tensor([self.rows[s.description] for s in samples])
         device = next(self.t2l.parameters()).device
-        A, B = self.t2l(self.embeddings[rows].to(device))      # (b, n, r, d_in), (b, n, d_out, r)
-        return A, {m: w * self.t2l.scale for m, w in B.items()}
+        return self.t2l.adapters(self.embeddings[rows].to(device))       # one for each sample
 
     def save(self, folder: Path, dtype: torch.dtype, about: dict) -> None:
         t2l_ops.save_t2l(self.t2l, folder, dtype, about)

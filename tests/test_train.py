@@ -107,7 +107,8 @@ def test_only_the_optimisers_step_changes_anything_and_only_the_trainee(tiny_tas
                                       "--lr", "0.01"])
     args = train_ops.parse_args()
     trainee = train_ops.new_trainee(args, model, encoder, suite)
-    frozen, moving, step = (digest(model), digest(encoder)), [digest(trainee)], torch.optim.AdamW.step
+    frozen, moving = (digest(model), digest(encoder)), [digest(trainee)]
+    step = torch.optim.AdamW.step
 
     def watched_step(optimizer, *rest):
         assert digest(trainee) == moving[-1]                     # nothing moved since the last step

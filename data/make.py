@@ -181,7 +181,7 @@ def main() -> None:
         descriptions |= read_descriptions(kind)
         complaints += check(kind, {n: d for n, d in descriptions.items() if n in TASKS
                                    and TASKS[n].kind == kind or n.startswith(f"{kind}_")})
-    for name in TASKS if args.check else []:
+    for name in [n for n in TASKS if TASKS[n].kind == args.check]:
         made = build(name)
         print(f"{name}  {made['Split']}  {len(descriptions.get(name, []))} descriptions")
         for i in random.Random(name).sample(made["Instances"], min(4, len(made["Instances"]))):

@@ -4,6 +4,7 @@ A kind is a module here (letters.py) with its descriptions beside it (letters.tx
 on common pools on purpose: when the same input has another answer under every task, only the
 description can tell them apart, and that is what Text-to-LoRA has to learn to read.
 """
+import json
 from dataclasses import dataclass
 from typing import Callable, Sequence
 
@@ -31,3 +32,40 @@ def task(pool: Sequence, lookup: bool = False) -> Callable:
         TASKS[f"{kind}_{answer.__name__}"] = Task(kind, pool, answer, lookup)
         return answer
     return register
+
+
+# The ways a short answer can be written. The same forms recur in many kinds, so that a wording like
+# "in square brackets" can be learnt from some tasks and used in others.
+FORMS = {
+    "plain": lambda x: x,
+    "upper": str.upper,                                  # BROOM
+    "capitalised": str.capitalize,                       # Broom
+    "initial": lambda x: x[0],                           # b
+    "quoted": lambda x: f'"{x}"',
+    "round": lambda x: f"({x})",
+    "square": lambda x: f"[{x}]",
+    "bold": lambda x: f"**{x}**",
+    "exclaimed": lambda x: f"{x}!",
+    "twice": lambda x: f"{x} {x}",
+    "sentence": lambda x: f"It is {x}.",
+    "json": lambda x: json.dumps({"answer": x}),
+}
+
+
+def grid(kind: str, pool: Sequence, parts: dict[str, Callable], cells: str) -> None:
+    """Register the tasks `<kind>_<part>_<form>` (`<kind>_<part>` for the form "plain").
+
+    A line of `cells` is a part and the forms that it takes: `first: quoted round`.
+    """
+    def cell(part: str, form: str) -> Callable:
+        def answer(item):
+            found = parts[part](item)
+            found = found if isinstance(found, list) else [found] if found else []
+            return [FORMS[form](x) for x in found] or None
+        return answer
+
+    for line in cells.strip().splitlines():
+        part, _, forms = line.strip().partition(":")
+        for form in forms.split():
+            name = f"{kind}_{part}" + (f"_{form}" if form != "plain" else "")
+            TASKS[name] = Task(kind, pool, cell(part, form), lookup=False)

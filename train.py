@@ -43,6 +43,23 @@ class TextToLoRA(nn.Module):
         self.t2l = t2l
         self.rows = {text: i for i, text in enumerate(descriptions)}
         self.embeddings = t2l_ops.embed(encoder, descriptions, progress="embedding descriptions")
+        self.spread()
+
+    @torch.no_grad()
+    def spread(self) -> None:
+        """Start the task encoder as a whitening of the training descriptions (not in the paper).
+
+        All descriptions look alike to a sentence encoder: under the usual initialisation most of
+        what is passed on would be common to all. Instead each output starts as one principal
+        component of the training descriptions, with mean 0 and variance 1.
+        """
+        first = self.t2l.task_encoder.mlp[0]
+        mean = self.embeddings.mean(0)
+        _, size, axes = torch.linalg.svd(self.embeddings - mean, full_matrices=False)
+        size = size[:first.out_features] / len(self.embeddings) ** 0.5
+        known = size > 1e-3                             # few descriptions span few directions
+        first.weight[:len(size)][known] = axes[:len(size)][known] / size[known, None]
+        first.bias.copy_(-first.weight @ mean)
 
     def adapters(self, samples: list[Sample]) -> LoRA:
         rows = torch.tensor([self.rows[s.description] for s in samples])
@@ -232,7 +249,7 @@ def parse_args() -> argparse.Namespace:
     add("--save-every", type=int, default=100, metavar="N",
         help="steps between saved states; 0: none")
     add("--resume", action="store_true", help="go on from the last saved state in --out")
-    add("--eval-samples", type=int, default=20, metavar="N",
+    add("--eval-samples", type=int, default=6, metavar="N",
         help="test inputs per unseen task at the end (seen tasks: a twentieth); 0: no evaluation")
     add("--compile", action="store_true",
         help="torch.compile the layers: a minute first, then faster; needs a C++ compiler")

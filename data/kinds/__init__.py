@@ -50,9 +50,14 @@ FORMS = {
     "sentence": lambda x: f"It is {x}.",
     "json": lambda x: json.dumps({"answer": x}),
 }
+# The ways several words can be strung together.
+JOINS = {"commas": ", ".join, "slashes": "/".join, "semicolons": ";".join, "hyphens": "-".join,
+         "plus": " + ".join, "and": " and ".join, "bars": " | ".join, "spaces": " ".join,
+         "colons": ":".join, "arrows": " -> ".join}
 
 
-def grid(kind: str, pool: Sequence, parts: dict[str, Callable], cells: str) -> None:
+def grid(kind: str, pool: Sequence, parts: dict[str, Callable], cells: str,
+         forms_of: dict[str, Callable] = FORMS) -> None:
     """Register the tasks `<kind>_<part>_<form>` (`<kind>_<part>` for the form "plain").
 
     A line of `cells` is a part and the forms that it takes: `first: quoted round`.
@@ -61,7 +66,7 @@ def grid(kind: str, pool: Sequence, parts: dict[str, Callable], cells: str) -> N
         def answer(item):
             found = parts[part](item)
             found = found if isinstance(found, list) else [found] if found else []
-            return [FORMS[form](x) for x in found] or None
+            return [forms_of[form](x) for x in found] or None
         return answer
 
     for line in cells.strip().splitlines():

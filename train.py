@@ -25,7 +25,7 @@ import lora as lora_ops
 import mistral
 import t2l as t2l_ops
 from data.files import Parser, UserError, read_json, run, write_json
-from data.tasks import Batch, Sample, Suite, draw_samples, encode, fitting, load_suite
+from data.tasks import Batch, Sample, Suite, Task, draw_samples, encode, fitting, load_suite
 from encoder import Encoder, load_encoder
 from lora import LoRA
 
@@ -38,28 +38,37 @@ LR = {"sft": 2e-4, "mtlora": 1e-3}
 class TextToLoRA(nn.Module):
     """--mode sft: every sample's adapter comes from its own description."""
 
-    def __init__(self, t2l: t2l_ops.T2L, encoder: Encoder, descriptions: list[str]):
+    def __init__(self, t2l: t2l_ops.T2L, encoder: Encoder, tasks: list[Task]):
         super().__init__()
         self.t2l = t2l
+        descriptions = sorted({d for task in tasks for d in task.descriptions})
         self.rows = {text: i for i, text in enumerate(descriptions)}
         self.embeddings = t2l_ops.embed(encoder, descriptions, progress="embedding descriptions")
-        self.spread()
+        self.spread(tasks)
 
     @torch.no_grad()
-    def spread(self) -> None:
-        """Start the task encoder as a whitening of the training descriptions (not in the paper).
+    def spread(self, tasks: list[Task]) -> None:
+        """Start the task encoder as a linear discriminant analysis (an addition to the paper).
 
-        All descriptions look alike to a sentence encoder: under the usual initialisation most of
-        what is passed on would be common to all. Instead each output starts as one principal
-        component of the training descriptions, with mean 0 and variance 1.
+        To a sentence encoder all instructions look alike, and wording moves the embedding as much
+        as meaning does. So the first layer starts with the directions in which the tasks' means
+        differ most, measured in units of the spread within a task; each output has mean 0 and
+        variance 1. Everything is learnt on from there, as usual.
         """
-        first = self.t2l.task_encoder.mlp[0]
-        mean = self.embeddings.mean(0)
-        _, size, axes = torch.linalg.svd(self.embeddings - mean, full_matrices=False)
-        size = size[:first.out_features] / len(self.embeddings) ** 0.5
-        known = size > 1e-3                             # few descriptions span few directions
-        first.weight[:len(size)][known] = axes[:len(size)][known] / size[known, None]
-        first.bias.copy_(-first.weight @ mean)
+        first, middle = self.t2l.task_encoder.mlp[0], self.embeddings.mean(0)
+        own = [self.embeddings[[self.rows[d] for d in t.descriptions]] - middle for t in tasks]
+        means = torch.stack([rows.mean(0) for rows in own])                        # (tasks, e)
+        within = torch.cat([rows - rows.mean(0) for rows in own])
+        cov = within.T @ within / len(within)
+        cov += (0.2 * cov.diagonal().mean() + 1e-6) * torch.eye(len(cov))          # shrinkage
+        root = torch.linalg.cholesky(cov)
+        solve = torch.linalg.solve_triangular
+        _, _, axes = torch.linalg.svd(solve(root, means.T, upper=False).T, full_matrices=False)
+        axes = solve(root.T, axes[:first.out_features].T, upper=True).T            # (≤ z/2, e)
+        sizes = (torch.cat(own) @ axes.T).square().mean(0).sqrt()
+        known = sizes > 1e-4                              # few tasks span few directions
+        first.weight[:len(axes)][known] = axes[known] / sizes[known, None]
+        first.bias.copy_(-first.weight @ middle)
 
     def adapters(self, samples: list[Sample]) -> LoRA:
         rows = torch.tensor([self.rows[s.description] for s in samples])
@@ -275,8 +284,7 @@ def new_trainee(args: argparse.Namespace, model: mistral.Mistral, encoder: Encod
     sizes = t2l_ops.for_model(model.cfg, args.arch, encoder)
     if args.mode == "mtlora":
         return MultiTaskLoRA(sizes).to(args.device)
-    descriptions = sorted({d for task in suite.train for d in task.descriptions})
-    return TextToLoRA(t2l_ops.T2L(sizes), encoder, descriptions).to(args.device)
+    return TextToLoRA(t2l_ops.T2L(sizes), encoder, suite.train).to(args.device)
 
 
 def main() -> None:

@@ -14,7 +14,8 @@ from conftest import GOLDEN
 import mistral
 import t2l as t2l_ops
 import train as train_ops
-from data.tasks import Sample, draw_samples, encode, load_suite
+from data.tasks import Sample, Task, draw_samples, encode, load_suite
+from encoder import load_encoder
 
 TINY = ["--model", str(GOLDEN / "llama"), "--encoder", str(GOLDEN / "bert"),
         "--dtype", "float32", "--batch-size", "4"]
@@ -52,6 +53,33 @@ def test_a_run_learns_and_writes_its_folder(mode, arch, describe, tiny_tasks, tm
     assert list(results["unseen"]["base model"]) == ["gamma"]
     assert len(results["unseen"]) == (7 if mode == "sft" else 3)
     assert "30 steps" in capsys.readouterr().out.splitlines()[-1]
+
+
+def test_the_task_encoder_starts_by_telling_tasks_apart():
+    """Where wordings vary far more than tasks do, its leading outputs still show the tasks."""
+    tasks = [Task(f"t{i}", (), (), tuple(f"wording {i} {j}" for j in range(20)), ())
+             for i in range(9)]
+    encoder = load_encoder(GOLDEN / "bert")
+    width = encoder.cfg.hidden_size
+    sizes = t2l_ops.Config("L", width, 2, {"q_proj": (8, 8)})
+    usual = t2l_ops.T2L(sizes).task_encoder.mlp[0]
+    trainee = train_ops.TextToLoRA(t2l_ops.T2L(sizes), encoder, tasks)
+    of_task = torch.tensor([int(text.split()[1]) for text in trainee.rows])
+    loud = torch.where(torch.arange(width) < width // 2, 3.0, 0.2)    # where the wordings vary
+    trainee.embeddings = 3 + torch.randn(9, width)[of_task] + loud * torch.randn(180, width)
+    trainee.spread(tasks)
+
+    def between(outputs) -> torch.Tensor:
+        """The tasks' share of the variance, output by output."""
+        means = torch.stack([outputs[of_task == i].mean(0) for i in range(9)])
+        return (means.var(0, correction=0) / outputs.var(0, correction=0))
+
+    with torch.no_grad():
+        started = trainee.t2l.task_encoder.mlp[0](trainee.embeddings)
+        leading = (started.var(0, correction=0) - 1).abs() < 1e-3
+        assert leading.sum() >= 8 and started.mean(0).abs().max() < 1e-3
+        assert between(started[:, leading]).max() > 0.8
+        assert between(usual(trainee.embeddings)).max() < 0.6
 
 
 @pytest.mark.parametrize("mode", ["sft", "mtlora"])

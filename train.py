@@ -30,7 +30,7 @@ from encoder import Encoder, load_encoder
 from lora import LoRA
 
 MAX_TOKENS = 512                     # of a sample, prompt and answer
-LR = {"sft": 2e-4, "mtlora": 1e-3}
+LR = {"sft": 4e-4, "mtlora": 1e-3}
 
 
 # -------------------------------------------------------------------------- what is trained
@@ -248,7 +248,7 @@ def parse_args() -> argparse.Namespace:
     parser.folder("--tasks", "task files", "data/tasks")
     parser.folder("--out", "the run's folder", "out/MODE")
     add("--arch", choices=["L", "M", "S"], default="L", help="the hypernetwork's head")
-    add("--steps", type=int, default=480, help="training steps")
+    add("--steps", type=int, default=540, help="training steps")
     add("--batch-size", type=int, default=32, help="samples a step")
     add("--lr", type=float, default=None,
         help=f"peak learning rate (default: {LR['sft']}; mtlora {LR['mtlora']})%(default).0s")

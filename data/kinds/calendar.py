@@ -1,4 +1,4 @@
-"""Dates (`14 March 2019`) in many notations: order, separator, leading zeros (more in formats.py)."""
+"""Dates (`14 March 2019`) in many notations: order, separator, zeros (more in formats.py)."""
 from kinds import grid
 from kinds.formats import DATES
 
@@ -11,7 +11,8 @@ NOTATIONS = {
     "yyyy_mm_hyphen": "{y}-{m:02}", "yyyy_mm_slash": "{y}/{m:02}",
     "dd_mm_slash": "{d:02}/{m:02}", "dd_mm_dot": "{d:02}.{m:02}", "dd_mm_hyphen": "{d:02}-{m:02}",
     "mm_dd_slash": "{m:02}/{d:02}", "mm_dd_hyphen": "{m:02}-{d:02}",
-    "short_first": "{b} {d}, {y}", "short_hyphens": "{d}-{b}-{y}", "short_year_first": "{y} {b} {d}",
+    "short_first": "{b} {d}, {y}", "short_hyphens": "{d}-{b}-{y}",
+    "short_year_first": "{y} {b} {d}",
     "short_month_year": "{b} {y}", "day_short_month": "{d} {b}", "short_month_day": "{b} {d}",
     "month_day": "{B} {d}", "year_month": "{y} {B}", "year_comma_month": "{y}, {B}",
 }

@@ -1,4 +1,4 @@
-"""The one word of a list that belongs to a category, in one of many forms (some are in choices.py)."""
+"""The word of a list that belongs to a category, in one of many forms (more in choices.py)."""
 from kinds import grid
 from kinds.choices import POOL, find
 

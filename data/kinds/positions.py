@@ -1,4 +1,4 @@
-"""The word at one place of a list of five, in one of many forms (most of the rest is in lists.py)."""
+"""The word at one place of a list of five, in one of many forms (more in lists.py)."""
 from kinds import grid
 from lexicon import LISTS
 

@@ -1,4 +1,4 @@
-"""Lists in which one word occurs twice and one is of another category: `dog, plum, wolf, ant, dog`."""
+"""Lists with one word twice and one of another category: `dog, fig, wolf, ant, dog`."""
 import random
 
 from kinds import grid

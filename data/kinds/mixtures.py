@@ -3,11 +3,11 @@ or last word."""
 import random
 
 from kinds import grid
+from kinds.choices import TWO_MEANINGS
+from kinds.letters import COUNTS
 from lexicon import CATEGORIES, CATEGORY, WordList
 
 NAMES = {"animals": "animal", "fruits": "fruit", "colors": "color"}
-TWO_MEANINGS = {"orange", "peach", "plum", "lime", "salmon", "kiwi"}       # also colors, a bird
-COUNTS = "zero one two three four five".split()
 
 
 def lists(n: int) -> list[WordList]:

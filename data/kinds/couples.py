@@ -1,16 +1,11 @@
 """Two details of a sentence at once, strung together in one of many ways (more in details.py)."""
-from kinds import JOINS, grid
+from kinds import JOINS, grid, two_of
 from kinds.details import PARTS
 from lexicon import EVENTS
 
-
-def couple(first, second):
-    return lambda e: (PARTS[first](e), PARTS[second](e))
-
-
-COUPLES = {f"{a}_{b}": couple(a, b) for a, b in (
+COUPLES = two_of(PARTS, (
     ("who", "place"), ("who", "things"), ("who", "day"), ("day", "place"), ("things", "day"),
-    ("things", "place"), ("who", "verb"))}
+    ("things", "place"), ("who", "verb")))
 
 grid("couples", EVENTS, COUPLES, """
     who_place: commas slashes hyphens arrows

@@ -1,10 +1,9 @@
 """The word of a list that belongs to a category, in one of many forms (more in choices.py)."""
 from kinds import grid
 from kinds.choices import POOL, find
+from lexicon import LISTED
 
-CATEGORIES = "animal fruit color clothing job vehicle tool instrument".split()
-
-grid("members", POOL, {c: lambda words, c=c: find(words, c) for c in CATEGORIES}, """
+grid("members", POOL, {c: lambda words, c=c: find(words, c) for c in LISTED}, """
     animal: quoted round exclaimed bold
     fruit: upper quoted exclaimed initial
     color: quoted round bold exclaimed

@@ -1,16 +1,11 @@
 """Two fields of a record (`Anna Berg, 34, Paris`), strung together in one of many ways."""
-from kinds import JOINS, grid
+from kinds import JOINS, grid, two_of
 from kinds.fields import PARTS
 from kinds.formats import RECORDS
 
-
-def couple(first, second):
-    return lambda r: (PARTS[first](r), PARTS[second](r))
-
-
-COUPLES = {f"{a}_{b}": couple(a, b) for a, b in (
+COUPLES = two_of(PARTS, (
     ("first", "age"), ("first", "city"), ("family", "age"), ("family", "city"), ("age", "city"),
-    ("city", "first"))}
+    ("city", "first")))
 
 grid("records", RECORDS, COUPLES, """
     first_age: commas slashes hyphens semicolons bars

@@ -1,22 +1,13 @@
 """Words of a list by their neighbor, their length or the alphabet, in several forms (more in
 choices.py)."""
 from kinds import grid
-from kinds.choices import POOL, neighbor
+from kinds.choices import POOL, longest, neighbor, shortest
+from lexicon import LISTED
 
-CATEGORIES = "animal fruit color clothing job vehicle tool instrument".split()
-
-
-def only(words, length):
-    """The one word of this length, or None if several have it."""
-    found = [w for w in words if len(w) == length]
-    return found[0] if len(found) == 1 else None
-
-
-PARTS = {"longest": lambda words: only(words, max(map(len, words))),
-         "shortest": lambda words: only(words, min(map(len, words))),
+PARTS = {"longest": longest, "shortest": shortest,
          "alphabetical_first": min, "alphabetical_last": max}
-PARTS |= {f"before_{c}": lambda words, c=c: neighbor(words, c, -1) for c in CATEGORIES}
-PARTS |= {f"after_{c}": lambda words, c=c: neighbor(words, c, 1) for c in CATEGORIES}
+PARTS |= {f"before_{c}": lambda words, c=c: neighbor(words, c, -1) for c in LISTED}
+PARTS |= {f"after_{c}": lambda words, c=c: neighbor(words, c, 1) for c in LISTED}
 
 grid("relations", POOL, PARTS, """
     longest: upper quoted round initial

@@ -3,17 +3,15 @@ import random
 
 from kinds import grid
 from kinds.choices import ORDINALS, TWO_MEANINGS
-from lexicon import CATEGORIES, CATEGORY, WordList
-
-NAMES = "animal fruit color clothing job vehicle instrument tool".split()
+from lexicon import CATEGORIES, CATEGORY, LISTED, WordList
 
 
 def lists(n: int) -> list[WordList]:
     """`n` lists: three different words of one category, one of them twice, and an odd one out."""
     rng, made = random.Random(0), {}
-    words = {c: [w for w in CATEGORIES[c].split() if w not in TWO_MEANINGS] for c in NAMES}
+    words = {c: [w for w in CATEGORIES[c].split() if w not in TWO_MEANINGS] for c in LISTED}
     while len(made) < n:
-        main, other = rng.sample(NAMES, 2)
+        main, other = rng.sample(LISTED, 2)
         a, b, c = rng.sample(words[main], 3)
         items = [a, a, b, c, rng.choice(words[other])]
         rng.shuffle(items)

@@ -5,8 +5,8 @@ from lexicon import WORDS
 CASES = {"upper": str.upper, "capitalised": str.capitalize, "lower": str}
 LOOKS = FORMS | {"html": "<b>{}</b>".format, "italic": "*{}*".format, "bullet": "- {}".format,
                  "heading": "# {}".format, "braces": "{{{}}}".format, "angles": "<{}>".format,
-                 "backticks": "`{}`".format, "dots": lambda x: ".".join(x),
-                 "letter_commas": lambda x: ", ".join(x), "letter_spaces": lambda x: " ".join(x)}
+                 "backticks": "`{}`".format, "dots": ".".join,
+                 "letter_commas": ", ".join, "letter_spaces": " ".join}
 
 grid("styles", WORDS, CASES, """
     upper: quoted round square bold exclaimed twice html

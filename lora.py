@@ -40,11 +40,12 @@ def per_layer(lora: LoRA | None, sizes: dict[str, tuple[int, int]], n_layers: in
 
     `sizes` are the model's (d_out, d_in) by module; UserError where the adapter's are others.
     `unbind` and not indexing: its backward stacks n gradients once, where n slices would each
-    allocate a gradient as large as the whole adapter.
+    allocate a gradient as large as the whole adapter. Layers come first in memory, so that no layer
+    has to gather its part again.
     """
     layers: list[dict] = [{} for _ in range(n_layers)]
     for module in lora[0] if lora else ():
-        A, B = (side[module].to(x) for side in lora)
+        A, B = (layers_first(side[module].to(x)) for side in lora)
         found = (*A.shape[:-2], B.shape[-2], A.shape[-1])
         d_out, d_in = sizes.get(module, (0, 0))
         if found not in ((n_layers, d_out, d_in), (len(x), n_layers, d_out, d_in)):
@@ -54,6 +55,11 @@ def per_layer(lora: LoRA | None, sizes: dict[str, tuple[int, int]], n_layers: in
         for layer, pair in zip(layers, zip(A.unbind(-3), B.unbind(-3))):
             layer[module] = pair
     return layers
+
+
+def layers_first(w: Tensor) -> Tensor:
+    """The same (…, n, i, j), each layer's part of the batch contiguous in memory."""
+    return w.movedim(-3, 0).contiguous().movedim(0, -3)
 
 
 def merge(model: nn.Module, lora: LoRA) -> nn.Module:

@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 import lora as lora_ops
 from data.download import default_model
@@ -188,6 +189,7 @@ class Mistral(nn.Module):
     def __init__(self, cfg: Config):
         super().__init__()
         self.cfg = cfg
+        self.recompute = False       # train with the layers' inputs alone kept, the rest redone
         self.model = nn.ModuleDict({
             "embed_tokens": nn.Embedding(cfg.vocab_size, cfg.hidden_size),
             "layers": nn.ModuleList(Layer(cfg) for _ in range(cfg.num_hidden_layers)),
@@ -217,7 +219,8 @@ class Mistral(nn.Module):
         sizes = {m: tuple(getattr(first, m).weight.shape) for m in lora_ops.TARGETS}
         adapters = lora_ops.per_layer(lora, sizes, cfg.num_hidden_layers, x)
         for i, layer in enumerate(self.model["layers"]):
-            x = layer(x, rope, mask, adapters[i], cache and cache[i], positions)
+            inputs = (x, rope, mask, adapters[i], cache and cache[i], positions)
+            x = checkpoint(layer, *inputs, use_reentrant=False) if self.recompute else layer(*inputs)
         x = self.model["norm"](x if keep is None else x[keep])
         head = self.model["embed_tokens"] if cfg.tie_word_embeddings else self.lm_head
         return F.linear(x, head.weight)
@@ -314,7 +317,8 @@ def take(lora: LoRA | None, rows: Tensor) -> LoRA | None:
     """The adapters of these rows of a batch; a shared adapter (no batch axis) stays as it is."""
     if lora is None:
         return None
-    return tuple({m: w[rows] if w.dim() == 4 else w for m, w in side.items()} for side in lora)
+    return tuple({m: lora_ops.layers_first(w[rows]) if w.dim() == 4 else w
+                  for m, w in side.items()} for side in lora)
 
 
 @torch.inference_mode()
@@ -338,9 +342,11 @@ def generate_ids(model: Mistral, prompts: list[list[int]], lora: LoRA | None,
     out: list[list[int]] = [[] for _ in prompts]
     rows = torch.arange(len(prompts), device=device)              # which prompt a batch row answers
     done = torch.zeros_like(rows, dtype=torch.bool)
+    if lora:          # cast and laid out once, where the model would do it again for every token
+        lora = take([{m: w.to(device, dtype) for m, w in side.items()} for side in lora], rows)
     logits = model(ids, lora, keep=last, cache=cache, positions=positions)  # (b, vocab)
     for step in range(max_new_tokens):
-        new = logits.argmax(-1)
+        new = logits.max(-1).indices         # on a CPU a fifth of argmax's time
         done = done | torch.isin(new, ends)
         for row, token, ended in zip(rows.tolist(), new.tolist(), done.tolist()):
             if not ended:

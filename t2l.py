@@ -252,7 +252,8 @@ def generate_lora(t2l: T2L, description: str | list[str], encoder: Encoder | Non
     """
     one = isinstance(description, str)
     encoder = encoder or named_encoder(t2l.cfg.encoder)
-    A, B = t2l.eval().adapters(embed(encoder, [description] if one else description))
+    task_emb = embed(encoder, [description] if one else description)
+    A, B = t2l.eval().adapters(task_emb.to(t2l.task_encoder.mlp[0].weight))   # its device and dtype
     return ({m: w[0] for m, w in A.items()}, {m: w[0] for m, w in B.items()}) if one else (A, B)
 
 

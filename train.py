@@ -179,6 +179,12 @@ def keep_freed_memory() -> None:
         mallopt(-1, (1 << 31) - 1)                    # M_TRIM_THRESHOLD
 
 
+def compile_layers(model: mistral.Mistral) -> None:
+    """All layers share one graph, compiled once for every batch shape."""
+    for layer in model.model["layers"]:
+        layer.compile(dynamic=True)
+
+
 # ---------------------------------------------------------------------------- a run's folder
 
 def save_state(out: Path, trainee: nn.Module, optimizer: torch.optim.Optimizer, step: int) -> None:
@@ -262,6 +268,9 @@ def parse_args() -> argparse.Namespace:
         help="test inputs per unseen task at the end (seen tasks: a twentieth); 0: no evaluation")
     add("--compile", action="store_true",
         help="torch.compile the layers: a minute first, then faster; needs a C++ compiler")
+    add("--recompute", action="store_true",
+        help="keep only the layers' inputs and compute them again in the backward pass: a third "
+        "slower, a fraction of the memory")
     add("--device", choices=["cpu", "cuda"], default="cpu", help="where everything runs")
     add("--dtype", choices=["bfloat16", "float32"], default="bfloat16",
         help="the language model's precision; the hypernetwork's weights are float32")
@@ -305,9 +314,9 @@ def main() -> None:
     print(f"{sum(p.numel() for p in trainee.parameters()):,} trainable parameters", file=sys.stderr)
     if not args.resume:
         begin(args, out)
+    model.recompute = args.recompute
     if args.compile:
-        for layer in model.model["layers"]:
-            layer.compile(dynamic=True)
+        compile_layers(model)
 
     train_began = time.perf_counter()
     tokens = train(trainee, model, tokenizer, suite, args, out)

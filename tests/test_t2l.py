@@ -127,6 +127,10 @@ def test_save_and_load_then_description_to_adapted_model(arch, tmp_path):
     torch.testing.assert_close(adapted(ids), logits, atol=1e-3, rtol=1e-4)
     assert (logits - model(ids)).abs().max() > 1e-3
     assert t2l_ops.generate_lora(t2l, "", encoder)[0]["q_proj"].isfinite().all()
+    half_A, _ = t2l_ops.generate_lora(t2l.bfloat16(), texts[1], encoder)     # in its own precision
+    for m, w in half_A.items():
+        assert w.dtype == torch.bfloat16
+        torch.testing.assert_close(w.float(), one_A[m], atol=0.1, rtol=0.1)
 
 
 def test_embeddings_are_normalised_and_end_in_a_full_stop():

@@ -105,14 +105,21 @@ def test_a_resumed_run_equals_an_uninterrupted_one(mode, tiny_tasks, tmp_path, m
     assert (whole / names[mode]).read_bytes() == (broken / names[mode]).read_bytes()
 
 
-@pytest.mark.skipif(not shutil.which("c++"), reason="torch.compile needs a C++ compiler")
-def test_compiled_layers_train_alike(tiny_tasks, tmp_path, monkeypatch):
-    logs = []
-    for flags in ([], ["--compile"]):
-        run(monkeypatch, "--mode", "mtlora", "--tasks", tiny_tasks, "--steps", 4,
+@pytest.mark.parametrize("flag", ["--recompute", pytest.param("--compile", marks=pytest.mark.skipif(
+    not shutil.which("c++"), reason="torch.compile needs a C++ compiler"))])
+def test_flags_that_save_time_or_memory_train_alike(flag, tiny_tasks, tmp_path, monkeypatch):
+    logs, runs, forward = [], [], mistral.Layer.forward
+    monkeypatch.setattr(mistral.Layer, "forward",
+                        lambda layer, *args: runs.append(flag) or forward(layer, *args))
+    for flags in ([], [flag]):
+        run(monkeypatch, "--mode", "sft", "--tasks", tiny_tasks, "--steps", 4,
             "--eval-samples", 0, "--out", tmp_path / "run", *flags)
         logs.append([row["loss"] for row in log_of(tmp_path / "run")])
+        runs.append(None)
     assert logs[0] == pytest.approx(logs[1], abs=1e-3)
+    if flag == "--recompute":               # each layer ran once more in the backward pass
+        plain = runs.index(None)
+        assert len(runs) - plain - 2 == 2 * plain
 
 
 def test_resuming_a_finished_run_says_so(tiny_tasks, tmp_path, monkeypatch, capsys):

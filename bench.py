@@ -1,0 +1,539 @@
+"""Speed and memory, against the usual ways to do the same work and against the machine's limit.
+
+    pip install -r requirements-dev.txt
+    python bench.py                      # every part, under 15 minutes on two cores
+    python bench.py step generation      # some of them
+
+Every contestant has a process of its own, so that its peak memory is its own. It must show our
+loss or our tokens before it is timed; a time is the median of five runs. Reading order: the step
+and its rivals, its limit, what growth costs, memory, generation, adapters, the command line.
+"""
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+import lora as lora_ops
+import mistral
+import t2l as t2l_ops
+import train as train_ops
+from data.tasks import Batch, Sample, draw_samples, encode, load_suite
+from encoder import load_encoder
+from lora import LoRA
+
+RUNS = 5
+BATCH, PROMPTS, NEW_TOKENS = 32, 32, 24
+MISTRAL_7B = mistral.Config(vocab_size=32000, hidden_size=4096, intermediate_size=14336,
+                            num_hidden_layers=32, num_attention_heads=32, num_key_value_heads=8,
+                            head_dim=128, rms_norm_eps=1e-5, rope_theta=1e6, sliding_window=None,
+                            tie_word_embeddings=False, max_position_embeddings=32768,
+                            eos_token_id=(2,), name="Mistral-7B")
+
+
+def median_seconds(work: Callable[[], object], warm_up: int = 1, runs: int = RUNS) -> float:
+    for _ in range(warm_up):
+        work()
+    seconds = []
+    for _ in range(runs):
+        began = time.perf_counter()
+        work()
+        seconds.append(time.perf_counter() - began)
+    return statistics.median(seconds)
+
+
+def peak_gb() -> float:
+    """This process' peak memory so far, GB. Not getrusage: that begins with its parent's peak."""
+    status = Path("/proc/self/status").read_text()             # Linux alone has it, in KB
+    return int(status.split("VmHWM:")[1].split()[0]) / 2 ** 20
+
+
+# --------------------------------------------------------- the training step, ours and its rivals
+
+def real_batch() -> tuple[list[Sample], Batch]:
+    """32 samples of the default suite, about 40 tokens each with the description in the prompt.
+
+    Of the first eight batches, which hold samples of similar lengths, the one in the middle.
+    """
+    suite, tokenizer = load_suite(), mistral.load_tokenizer()
+    batches = draw_samples(suite.train, tokenizer, BATCH, describe="both")
+    drawn = [(samples, encode(samples, tokenizer, "both"))
+             for samples in (next(batches) for _ in range(8))]
+    return sorted(drawn, key=lambda pair: pair[1].ids.shape[1])[4]
+
+
+def perturbed_t2l(cfg: mistral.Config) -> t2l_ops.T2L:
+    """A hypernetwork whose adapters do something (B ≠ 0); no dropout, for losses are compared."""
+    torch.manual_seed(0)
+    modules = {"q_proj": (cfg.hidden_size, cfg.num_attention_heads * cfg.head_dim),
+               "v_proj": (cfg.hidden_size, cfg.num_key_value_heads * cfg.head_dim)}
+    t2l = t2l_ops.T2L(t2l_ops.Config("L", 384, cfg.num_hidden_layers, modules)).eval()
+    for head in t2l.heads.values():
+        nn.init.normal_(head.weight, std=2e-3)
+    return t2l
+
+
+def embedded(samples: list[Sample]) -> Tensor:
+    return t2l_ops.embed(load_encoder(), [s.description for s in samples])
+
+
+def stepper(loss: Callable[[], Tensor], trained: nn.Module) -> Callable[[], float]:
+    """One whole step of AdamW; a rate of 0 keeps every step the same work on the same weights."""
+    optimizer = torch.optim.AdamW([p for p in trained.parameters() if p.requires_grad], lr=0.0)
+
+    def step() -> float:
+        value = loss()
+        value.backward()
+        nn.utils.clip_grad_norm_(trained.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        return value.item()
+    return step
+
+
+def our_step(model: mistral.Mistral, t2l: t2l_ops.T2L, embeddings: Tensor,
+             batch: Batch) -> Callable[[], float]:
+    def loss() -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            lora = t2l.adapters(embeddings)
+        return train_ops.answer_loss(model, batch, lora)
+    return stepper(loss, t2l)
+
+
+def ours(samples: list[Sample], batch: Batch, flag: str = "") -> Callable[[], float]:
+    train_ops.keep_freed_memory()
+    model = mistral.load_model()
+    model.recompute = flag == "--recompute"
+    if flag == "--compile":
+        train_ops.compile_layers(model)
+    return our_step(model, t2l_ops.load_t2l(), embedded(samples), batch)
+
+
+def transformers_model(dtype: torch.dtype = torch.bfloat16) -> nn.Module:
+    from transformers import AutoModelForCausalLM
+    return AutoModelForCausalLM.from_pretrained(mistral.default_model(), dtype=dtype).eval()
+
+
+def full_loss(logits: Tensor, batch: Batch) -> Tensor:
+    """train.py's loss from the logits of all positions."""
+    return F.cross_entropy(logits[batch.keep].float(), batch.targets,
+                           reduction="none") @ batch.weights
+
+
+def hooks(samples: list[Sample], batch: Batch) -> Callable[[], float]:
+    """The obvious way to give each sample its adapter: hooks repeat A and B for every token."""
+    model, pairs = transformers_model().requires_grad_(False), {}
+    t2l, embeddings = t2l_ops.load_t2l(), embedded(samples)
+
+    def hook(i: int, module: str) -> Callable:
+        def add(layer, inputs, output):
+            b, t, d = inputs[0].shape
+            A, B = (side[:, i].repeat_interleave(t, 0) for side in pairs[module])
+            return output + (B @ (A @ inputs[0].reshape(b * t, d, 1))).view(b, t, -1)
+        return add
+
+    for i, layer in enumerate(model.model.layers):
+        for module in lora_ops.TARGETS:
+            getattr(layer.self_attn, module).register_forward_hook(hook(i, module))
+
+    def loss() -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            A, B = t2l.adapters(embeddings)
+            pairs.update({m: (A[m], B[m]) for m in A})
+            logits = model(batch.ids).logits
+        return full_loss(logits, batch)
+    return stepper(loss, t2l)
+
+
+@torch.no_grad()
+def plain_adapter(samples: list[Sample]) -> LoRA:
+    """One adapter for the whole batch."""
+    A, B = t2l_ops.load_t2l().adapters(embedded(samples[:1]))
+    return {m: w[0] for m, w in A.items()}, {m: w[0] for m, w in B.items()}
+
+
+def ours_plain(samples: list[Sample], batch: Batch) -> Callable[[], float]:
+    train_ops.keep_freed_memory()
+    A, B = (nn.ParameterDict(side) for side in plain_adapter(samples))
+    model = mistral.load_model()
+    return stepper(lambda: train_ops.answer_loss(model, batch, (dict(A), dict(B))),
+                   nn.ModuleList([A, B]))
+
+
+def peft_plain(samples: list[Sample], batch: Batch) -> Callable[[], float]:
+    from peft import PeftModel
+    with tempfile.TemporaryDirectory() as folder:
+        lora_ops.save_peft(f"{folder}/adapter", *plain_adapter(samples))
+        model = PeftModel.from_pretrained(transformers_model(), f"{folder}/adapter",
+                                          is_trainable=True)
+
+    def loss() -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            logits = model(batch.ids).logits
+        return full_loss(logits, batch)
+    return stepper(loss, model)
+
+
+STEPS = {"T2L: ours": ours, "T2L: ours, --compile": partial(ours, flag="--compile"),
+         "T2L: ours, --recompute": partial(ours, flag="--recompute"),
+         "T2L: transformers, hooks": hooks,
+         "one LoRA: ours": ours_plain, "one LoRA: transformers, PEFT": peft_plain}
+
+
+def time_step(name: str) -> dict:
+    samples, batch = real_batch()
+    step = STEPS[name](samples, batch)
+    began = time.perf_counter()
+    loss = step()
+    first = time.perf_counter() - began
+    seconds = median_seconds(step)
+    return {"loss": loss, "first": first, "seconds": seconds, "peak": peak_gb(),
+            "tokens": int((batch.ids != 0).sum()) / seconds}
+
+
+def part_step() -> str:
+    """One training step, 32 samples of about 40 tokens: tokens/s and peak memory."""
+    found = {name: alone("time_step", name) for name in STEPS}
+    print(f"{'':30}{'tokens/s':>9}{'s/step':>8}{'first s':>9}{'GB':>6}{'loss':>9}")
+    for name, row in found.items():
+        print(f"{name:30}{row['tokens']:9.0f}{row['seconds']:8.2f}{row['first']:9.1f}"
+              f"{row['peak']:6.1f}{row['loss']:9.4f}")
+    mine, fast, lean, hook, plain, peft = found.values()
+    for name, theirs, our in (("hooks", hook, mine), ("PEFT", peft, plain)):
+        if abs(theirs["loss"] - our["loss"]) > 1e-2:
+            raise SystemExit(f"{name}: loss {theirs['loss']}, ours {our['loss']}: other work")
+    gain = mine["seconds"] - fast["seconds"]
+    print(f"--compile costs {fast['first'] - mine['first']:.0f} s, which "
+          + (f"step {(fast['first'] - mine['first']) / gain:.0f} has earned back" if gain > 0
+             else "it never earns back"))
+    ratios = [row["tokens"] / rival["tokens"] for row in (mine, fast) for rival in (hook, peft)]
+    return ("step {:.1f} x hooks and {:.1f} x PEFT (--compile {:.1f} and {:.1f}), ".format(*ratios)
+            + f"memory {mine['peak'] / hook['peak']:.2f} of hooks' "
+            f"(--recompute {lean['peak'] / hook['peak']:.2f})")
+
+
+# --------------------------------------------------------------------- how close to the machine
+
+def matmuls(cfg: mistral.Config, fused: bool) -> list[tuple[int, int]]:
+    """(d_in, d_out) of a layer's weights; `fused`: q, k, v and gate, up each as one matmul."""
+    d, c, m = cfg.hidden_size, cfg.head_dim, cfg.intermediate_size
+    q, kv = cfg.num_attention_heads * c, cfg.num_key_value_heads * c
+    first = [(d, q + 2 * kv), (d, 2 * m)] if fused else [(d, q), (d, kv), (d, kv), (d, m), (d, m)]
+    return [*first, (q, d), (m, d)]
+
+
+def matmul_seconds(cfg: mistral.Config, tokens: int, fused: bool) -> float:
+    """The frozen weights' matmuls of one step: forward, and the gradient of their inputs."""
+    seconds = 0.0
+    for d_in, d_out in matmuls(cfg, fused):
+        x, y = torch.randn(tokens, d_in).bfloat16(), torch.randn(tokens, d_out).bfloat16()
+        w = torch.randn(d_out, d_in).bfloat16()
+        seconds += median_seconds(lambda: F.linear(x, w)) + median_seconds(lambda: y @ w)
+    return cfg.num_hidden_layers * seconds
+
+
+def part_limit() -> str:
+    """The step's FLOP/s beside the machine's own, and where the rest goes."""
+    train_ops.keep_freed_memory()
+    samples, batch = real_batch()
+    step, cfg, tokens = ours(samples, batch), mistral.load_model().cfg, batch.ids.numel()
+    with FlopCounterMode(display=False) as counter:
+        step()
+    flops = counter.get_total_flops()                   # of all matmuls, the hypernetwork's as well
+    frozen = 4 * tokens * cfg.num_hidden_layers * sum(a * b for a, b in matmuls(cfg, fused=False))
+    rates = {name: frozen / matmul_seconds(cfg, tokens, fused) for name, fused in
+             (("the layers' matmuls alone", False), ("… q/k/v and gate/up fused", True))}
+    seconds = median_seconds(step)
+    for name, rate in (("the whole step", flops / seconds), *rates.items()):
+        print(f"{name:28}{rate / 1e9:6.0f} GFLOP/s")
+    bound = flops / rates["… q/k/v and gate/up fused"]
+    print(f"the step's {flops / 1e9:.0f} GFLOP at the last rate would take {bound:.2f} s; it takes "
+          f"{seconds:.2f} s")
+    with torch.profiler.profile() as profile:
+        step()
+    rows = sorted(profile.key_averages(), key=lambda row: -row.self_cpu_time_total)
+    total = sum(row.self_cpu_time_total for row in rows)
+    for row in rows[:12]:
+        print(f"    {100 * row.self_cpu_time_total / total:5.1f} %  {row.key}, {row.count} calls")
+    tokens = int((batch.ids != 0).sum())
+    return (f"{100 * bound / seconds:.0f} % of the fused-matmul bound of {tokens / bound:.0f} "
+            "tokens/s")
+
+
+# ----------------------------------------------------------------------------- what growth costs
+
+def made_up(cfg: mistral.Config, b: int, t: int) -> tuple[Tensor, Batch]:
+    """b embeddings, and b samples of t tokens of which the last four are learnt."""
+    keep = (torch.arange(t) >= t - 4).expand(b, t)
+    return torch.randn(b, 384), Batch(torch.randint(1, cfg.vocab_size, (b, t)), keep,
+                                      torch.randint(1, cfg.vocab_size, (4 * b,)),
+                                      torch.full((4 * b,), 1 / (4 * b)))
+
+
+def random_model(cfg: mistral.Config) -> mistral.Mistral:
+    """For time and memory alone: what the weights say does not matter."""
+    model = mistral.Mistral(cfg).to(torch.bfloat16)
+    for weight in model.parameters():
+        nn.init.normal_(weight, std=0.02)
+    return model
+
+
+def part_scale() -> str:
+    """Milliseconds a token of one step, by batch, length, depth; and of a draw, by tasks."""
+    train_ops.keep_freed_memory()
+    cfg, per_token = mistral.load_model().cfg, {}
+    for b, t, n in ((8, 40, 30), (16, 40, 30), (32, 40, 30), (64, 40, 30),
+                    (32, 20, 30), (32, 80, 30), (32, 160, 30), (32, 40, 15), (32, 40, 60)):
+        model = random_model(replace(cfg, num_hidden_layers=n))
+        step = our_step(model, perturbed_t2l(model.cfg), *made_up(cfg, b, t))
+        per_token[b, t, n] = 1000 * median_seconds(step, runs=3) / (b * t)
+        print(f"batch {b:3}, {t:4} tokens, {n:3} layers: {per_token[b, t, n]:6.2f} ms a token, "
+              f"{per_token[b, t, n] / n * 30:6.2f} for 30 layers")
+    suite, tokenizer = load_suite(), mistral.load_tokenizer()
+    for n in (6, 60, len(suite.train)):
+        batches = draw_samples(suite.train[:n], tokenizer, BATCH)
+        seconds = median_seconds(lambda: [next(batches) for _ in range(8)]) / 8
+        print(f"{n:4} tasks: {1000 * seconds:.1f} ms to draw a batch")
+    longest, shortest = per_token[32, 160, 30], per_token[32, 20, 30]
+    return f"a token of 160 costs {longest / shortest:.2f} x one of 20"
+
+
+def part_compile() -> str:
+    """Seconds of the first step of each batch shape, and how many graphs --compile made for all."""
+    train_ops.keep_freed_memory()
+    model = mistral.load_model()
+    train_ops.compile_layers(model)
+    t2l, shapes = perturbed_t2l(model.cfg), ((32, 40), (32, 23), (16, 61), (8, 150), (31, 9))
+    for b, t in shapes:
+        began = time.perf_counter()
+        our_step(model, t2l, *made_up(model.cfg, b, t))()
+        print(f"{b:3} x {t:3} tokens: {time.perf_counter() - began:5.1f} s")
+    graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    return f"{graphs} graphs compiled for {len(shapes)} shapes"
+
+
+def part_padding() -> str:
+    """The share of positions that are padding, over 80 batches of the default suite."""
+    suite, tokenizer = load_suite(), mistral.load_tokenizer()
+    shares = []
+    for describe in ("lora", "both"):
+        batches = draw_samples(suite.train, tokenizer, BATCH, describe=describe)
+        drawn = [encode(next(batches), tokenizer, describe).ids for _ in range(80)]
+        shares.append(100 * sum(int((ids == 0).sum()) for ids in drawn)
+                      / sum(ids.numel() for ids in drawn))
+    print(f"{shares[0]:.1f} %, with the description in the prompt {shares[1]:.1f} %")
+    return f"padding {shares[0]:.1f} %"
+
+
+# ---------------------------------------------------------------------------------------- memory
+
+def step_memory(cfg: mistral.Config, t2l: t2l_ops.T2L, b: int, t: int, learnt: int,
+                recompute: bool) -> dict[str, int]:
+    """Bytes by component where a step of --mode sft needs most: as the backward pass begins.
+
+    b samples of t positions, `learnt` answer tokens in all; the model in bf16, the hypernetwork
+    (on the meta device will do) in fp32 under autocast. What autograd keeps of a layer is counted
+    in the order of mistral.Layer: frozen weights keep none of their inputs.
+    """
+    d, m, n = cfg.hidden_size, cfg.intermediate_size, cfg.num_hidden_layers
+    q, kv = cfg.num_attention_heads * cfg.head_dim, cfg.num_key_value_heads * cfg.head_dim
+    r, rows, z = t2l.cfg.rank, b * n * len(t2l.cfg.modules), t2l.cfg.latent
+    vocabulary = cfg.vocab_size * d * (1 if cfg.tie_word_embeddings else 2)
+    weights = vocabulary + n * sum(a * b for a, b in matmuls(cfg, fused=False))
+    trained = sum(w.numel() for w in t2l.parameters())
+    A, B = (b * n * r * sum(sizes) for sizes in zip(*t2l.cfg.modules.values()))
+    fused = t > mistral.PLAIN_ATTENTION_UP_TO
+    attention = (2 * b * t * q if fused else 2 * b * cfg.num_attention_heads * t * t) \
+        + b * t * (2 * q + 4 * kv)                            # scores or output; q, k, v
+    layer = b * t * (2 * 4 * d                                # both norms, in fp32
+                     + 2 * (d + 2 * r)                        # what A and B of q and v read
+                     + 3 * 2 * m) + attention                 # gate, silu(gate), up
+    kept = n * b * t * 2 * d + layer if recompute else n * layer
+    return {"the model, bf16": 2 * weights,
+            "the hypernetwork, fp32": 4 * trained,
+            "AdamW's two moments": 8 * trained,
+            "the hypernetwork's bf16 copy": 2 * trained,
+            "its activations": 2 * rows * (12 * z + 5 * 4 * z + 4 * t2l.cfg.head_in),
+            "the adapters, B scaled, by layer": 2 * (2 * A + 3 * B),
+            "the layers' activations": kept,
+            "logits and their gradients": 12 * learnt * cfg.vocab_size}
+
+
+def part_memory() -> str:
+    """GB by component, as tests/test_bench.py checks it: SmolLM2 here, Mistral-7B on one GPU."""
+    columns = {}
+    for name, cfg, b, t, recompute in (
+            ("SmolLM2 32 x 40", mistral.load_model().cfg, 32, 40, False),
+            ("7B 8 x 512", MISTRAL_7B, 8, 512, False), ("… --recompute", MISTRAL_7B, 8, 512, True)):
+        with torch.device("meta"):
+            columns[name] = step_memory(cfg, perturbed_t2l(cfg), b, t, 8 * b, recompute)
+    print(f"{'':30}" + "".join(f"{name:>17}" for name in columns))
+    for part in next(iter(columns.values())):
+        print(f"{part:30}" + "".join(f"{found[part] / 1e9:17.2f}" for found in columns.values()))
+    totals = {name: sum(found.values()) / 1e9 for name, found in columns.items()}
+    print(f"{'together':30}" + "".join(f"{total:17.2f}" for total in totals.values()))
+    return f"7B needs {totals['… --recompute']:.1f} GB"
+
+
+# ------------------------------------------------------------------------------------ generation
+
+def prompts_and_adapters() -> tuple[list[str], LoRA]:
+    """32 inputs of 32 tasks, and for each the adapter of its task's first wording."""
+    tasks = load_suite().train
+    tasks = tasks[::len(tasks) // PROMPTS][:PROMPTS]
+    return ([task.test[0][0] for task in tasks],
+            t2l_ops.generate_lora(t2l_ops.load_t2l(), [task.descriptions[0] for task in tasks]))
+
+
+def timed_tokens(run: Callable[[], list], dtype: torch.dtype) -> dict:
+    """fp32 shows the tokens; bf16, where ties break differently in every program, is timed."""
+    if dtype == torch.float32:
+        return {"ids": run()}
+    return {"tokens": PROMPTS * NEW_TOKENS / median_seconds(run), "peak": peak_gb()}
+
+
+def generate_ours(dtype: torch.dtype) -> dict:
+    prompts, lora = prompts_and_adapters()
+    model, tokenizer = mistral.load_model(dtype=dtype), mistral.load_tokenizer()
+    ids = [tokenizer.prompt(p) for p in prompts]
+    return timed_tokens(lambda: mistral.generate_ids(model, ids, lora, NEW_TOKENS, stop=()), dtype)
+
+
+def generate_transformers(dtype: torch.dtype, adapters: bool) -> dict:
+    prompts, (A, B) = prompts_and_adapters()
+    tokenizer, model, extra = mistral.load_tokenizer(), transformers_model(dtype), {}
+    model.generation_config.eos_token_id = None            # 24 tokens each, as ours are told to
+    ids = [tokenizer.prompt(p) for p in prompts]
+    width = max(map(len, ids))
+    padded = torch.tensor([[0] * (width - len(row)) + row for row in ids])        # at the left
+    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in ids])
+    if adapters:
+        from peft import PeftModel
+        extra["adapter_names"] = [f"task{i}" for i in range(PROMPTS)]
+        with tempfile.TemporaryDirectory() as folder:
+            for i, name in enumerate(extra["adapter_names"]):
+                lora_ops.save_peft(f"{folder}/{name}", *({m: w[i] for m, w in side.items()}
+                                                         for side in (A, B)))
+                if i:
+                    model.load_adapter(f"{folder}/{name}", name)
+                else:
+                    model = PeftModel.from_pretrained(model, f"{folder}/{name}", name).eval()
+
+    @torch.inference_mode()
+    def run() -> list:
+        out = model.generate(input_ids=padded, attention_mask=mask, do_sample=False,
+                             max_new_tokens=NEW_TOKENS, pad_token_id=0, **extra)
+        return out[:, width:].tolist()
+    return timed_tokens(run, dtype)
+
+
+GENERATE = {"32 adapters: ours": generate_ours,
+            "32 adapters: transformers, PEFT": lambda dtype: generate_transformers(dtype, True),
+            "no adapter: transformers": lambda dtype: generate_transformers(dtype, False)}
+
+
+def time_generation(name: str, dtype: str) -> dict:
+    return GENERATE[name](getattr(torch, dtype))
+
+
+def part_generation() -> str:
+    """Greedy tokens/s: 32 prompts, each under an adapter of its own, 24 new tokens each."""
+    mixed = list(GENERATE)[:2]
+    answers = [alone("time_generation", name, "float32")["ids"] for name in mixed]
+    equal = sum(a == b for a, b in zip(*answers))
+    if equal < PROMPTS:
+        raise SystemExit(f"only {equal} of {PROMPTS} answers equal PEFT's: not the same work")
+    found = {name: alone("time_generation", name, "bfloat16") for name in GENERATE}
+    for name, row in found.items():
+        print(f"{name:34}{row['tokens']:7.0f} tokens/s {row['peak']:6.1f} GB")
+    mine, peft, plain = (row["tokens"] for row in found.values())
+    return f"generation {mine / peft:.1f} x PEFT, {mine / plain:.1f} x transformers without adapter"
+
+
+# ---------------------------------------------------------------------------- adapters, start-up
+
+def part_adapters() -> str:
+    """From description to adapter; for Mistral-7B beside one read of the heads from memory."""
+    t2l, encoder = t2l_ops.load_t2l(), load_encoder()
+    lines = [d for task in load_suite().train[:10] for d in task.descriptions[:10]]
+    one, hundred = (median_seconds(lambda: t2l_ops.generate_lora(t2l, lines[:n], encoder))
+                    for n in (1, 100))
+    print(f"SmolLM2-135M: {1000 * one:.0f} ms for one description, {10 * hundred:.1f} ms each for "
+          "100 at once")
+    ratios = []
+    for dtype in (torch.float32, torch.bfloat16):
+        big = perturbed_t2l(MISTRAL_7B).to(dtype)
+        n_bytes = sum(w.nbytes for w in big.heads.parameters())
+        stream = median_seconds(torch.ones(n_bytes // 4).sum)
+        with torch.no_grad():
+            single, many = (median_seconds(lambda: big(emb), runs=3) / len(emb)
+                            for emb in (torch.randn(n, 384, dtype=dtype) for n in (1, 100)))
+        print(f"Mistral-7B, L, {str(dtype)[6:]}: {1000 * single:.0f} ms for one, "
+              f"{1000 * many:.0f} ms each for 100; the heads' {n_bytes / 1e6:.0f} MB are read in "
+              f"{1000 * stream:.0f} ms")
+        ratios.append(f"{single / stream:.0f}")
+    return (f"adapter {1000 * one:.0f} ms, 100 in {1000 * hundred:.0f} ms; 7B's "
+            f"{' x (bf16: '.join(ratios)} x) the time to read its heads")
+
+
+def part_startup() -> str:
+    """`t2l.py` from a warm cache to the written adapter, the whole command."""
+    def command() -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            subprocess.run([sys.executable, "t2l.py", "Write the word in capital letters.",
+                            "--out", f"{folder}/adapter"], check=True, capture_output=True)
+    seconds = median_seconds(command)
+    print(f"{seconds:.1f} s")
+    return f"t2l.py {seconds:.1f} s"
+
+
+# ---------------------------------------------------------------------------------- command line
+
+PARTS = {"step": part_step, "limit": part_limit, "scale": part_scale,
+         "compile": part_compile, "padding": part_padding, "memory": part_memory,
+         "generation": part_generation, "adapters": part_adapters, "startup": part_startup}
+
+
+def alone(function: str, *arguments: str) -> dict:
+    """function(*arguments) in a process of its own, which prints its result as a line of JSON."""
+    done = subprocess.run([sys.executable, "bench.py", "--run", function, *arguments],
+                          capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"{function} {' '.join(arguments)} failed:\n{done.stderr[-2000:]}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}")
+    parser.add_argument("--run", nargs="+", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    os.chdir(Path(__file__).parent)
+    if args.run:
+        function, *arguments = args.run
+        print(json.dumps(globals()[function](*arguments)))
+        return
+    if odd := set(args.parts) - set(PARTS):
+        parser.error(f"no such part: {', '.join(sorted(odd))}; choose from {', '.join(PARTS)}")
+    said, began = [], time.perf_counter()
+    for name in args.parts or PARTS:
+        print(f"\n{name}. {PARTS[name].__doc__}", flush=True)
+        said.append(PARTS[name]())
+    print(f"\n{torch.get_num_threads()} threads, {(time.perf_counter() - began) / 60:.0f} min: "
+          + "; ".join(said))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,61 @@
+"""The memory table of bench.py against memory as it is used, tensor by tensor."""
+import weakref
+from dataclasses import replace
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+import bench
+import mistral
+
+
+class LiveBytes(TorchDispatchMode):
+    """Counts the bytes of all tensors made under it that are alive, and their peak."""
+
+    def __init__(self):
+        super().__init__()
+        self.now, self.peak, self.known = 0, 0, set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(out):
+            if isinstance(tensor, torch.Tensor):
+                self.count(tensor.untyped_storage())
+        return out
+
+    def count(self, storage: torch.UntypedStorage) -> None:
+        key, size = storage._cdata, storage.nbytes()
+        if key in self.known:
+            return
+        self.known.add(key)
+        self.now += size
+        self.peak = max(self.peak, self.now)
+        weakref.finalize(storage, self.free, key, size)
+
+    def free(self, key: int, size: int) -> None:
+        self.known.discard(key)
+        self.now -= size
+
+
+# SmolLM2-135M's sizes; random weights do
+SIZES = mistral.Config(vocab_size=49152, hidden_size=576, intermediate_size=1536,
+                       num_hidden_layers=30, num_attention_heads=9, num_key_value_heads=3,
+                       head_dim=64, rms_norm_eps=1e-5, rope_theta=1e5, sliding_window=None,
+                       tie_word_embeddings=True, max_position_embeddings=8192, eos_token_id=(2,))
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+def test_the_memory_table_is_within_a_tenth_of_what_a_step_uses(recompute):
+    b, t = 16, 40
+    with LiveBytes() as live:
+        model = bench.random_model(SIZES)
+        model.recompute = recompute
+        t2l = bench.perturbed_t2l(SIZES)
+        step = bench.our_step(model, t2l, *bench.made_up(SIZES, b, t))
+        step()                                          # makes AdamW's moments
+        live.peak = live.now
+        step()
+    table = bench.step_memory(SIZES, t2l, b, t, 4 * b, recompute)
+    assert sum(table.values()) == pytest.approx(live.peak, rel=0.1)

@@ -4,9 +4,10 @@
     python bench.py                      # every part, under 15 minutes on two cores
     python bench.py step generation      # some of them
 
-Every contestant has a process of its own, so that its peak memory is its own. It must show our
-loss or our tokens before it is timed; a time is the median of five runs. Reading order: the step
-and its rivals, its limit, what growth costs, memory, generation, adapters, the command line.
+Every contestant has a process of its own, so that its peak memory is its own, and reuses freed
+memory as train.py does. It must show our loss or our tokens before it is timed; a time is the
+median of five runs. Reading order: the step and its rivals, its limit, what growth costs, memory,
+generation, adapters, the command line.
 """
 import argparse
 import json
@@ -30,6 +31,7 @@ import lora as lora_ops
 import mistral
 import t2l as t2l_ops
 import train as train_ops
+from data.files import Parser, UserError, run
 from data.tasks import Batch, Sample, draw_samples, encode, load_suite
 from encoder import load_encoder
 from lora import LoRA
@@ -43,21 +45,14 @@ MISTRAL_7B = mistral.Config(vocab_size=32000, hidden_size=4096, intermediate_siz
                             eos_token_id=(2,), name="Mistral-7B")
 
 
-def median_seconds(work: Callable[[], object], warm_up: int = 1, runs: int = RUNS) -> float:
-    for _ in range(warm_up):
-        work()
+def median_seconds(work: Callable[[], object]) -> float:
+    work()                                                                            # warm up
     seconds = []
-    for _ in range(runs):
+    for _ in range(RUNS):
         began = time.perf_counter()
         work()
         seconds.append(time.perf_counter() - began)
     return statistics.median(seconds)
-
-
-def peak_gb() -> float:
-    """This process' peak memory so far, GB. Not getrusage: that begins with its parent's peak."""
-    status = Path("/proc/self/status").read_text()             # Linux alone has it, in KB
-    return int(status.split("VmHWM:")[1].split()[0]) / 2 ** 20
 
 
 # --------------------------------------------------------- the training step, ours and its rivals
@@ -74,15 +69,11 @@ def real_batch() -> tuple[list[Sample], Batch]:
     return sorted(drawn, key=lambda pair: pair[1].ids.shape[1])[4]
 
 
-def perturbed_t2l(cfg: mistral.Config) -> t2l_ops.T2L:
-    """A hypernetwork whose adapters do something (B ≠ 0); no dropout, for losses are compared."""
-    torch.manual_seed(0)
+def fresh_t2l(cfg: mistral.Config) -> t2l_ops.T2L:
+    """An untrained T2L-L for time and memory alone, where what the weights say does not matter."""
     modules = {"q_proj": (cfg.hidden_size, cfg.num_attention_heads * cfg.head_dim),
                "v_proj": (cfg.hidden_size, cfg.num_key_value_heads * cfg.head_dim)}
-    t2l = t2l_ops.T2L(t2l_ops.Config("L", 384, cfg.num_hidden_layers, modules)).eval()
-    for head in t2l.heads.values():
-        nn.init.normal_(head.weight, std=2e-3)
-    return t2l
+    return t2l_ops.T2L(t2l_ops.Config("L", 384, cfg.num_hidden_layers, modules)).eval()
 
 
 def embedded(samples: list[Sample]) -> Tensor:
@@ -113,7 +104,6 @@ def our_step(model: mistral.Mistral, t2l: t2l_ops.T2L, embeddings: Tensor,
 
 
 def ours(samples: list[Sample], batch: Batch, flag: str = "") -> Callable[[], float]:
-    train_ops.keep_freed_memory()
     model = mistral.load_model()
     model.recompute = flag == "--recompute"
     if flag == "--compile":
@@ -140,7 +130,7 @@ def hooks(samples: list[Sample], batch: Batch) -> Callable[[], float]:
     def hook(i: int, module: str) -> Callable:
         def add(layer, inputs, output):
             b, t, d = inputs[0].shape
-            A, B = (side[:, i].repeat_interleave(t, 0) for side in pairs[module])
+            A, B = (side[i].repeat_interleave(t, 0) for side in pairs[module])
             return output + (B @ (A @ inputs[0].reshape(b * t, d, 1))).view(b, t, -1)
         return add
 
@@ -151,8 +141,8 @@ def hooks(samples: list[Sample], batch: Batch) -> Callable[[], float]:
     def loss() -> Tensor:
         with torch.autocast("cpu", torch.bfloat16):
             A, B = t2l.adapters(embeddings)
-            pairs.update({m: (A[m], B[m]) for m in A})
-            logits = model(batch.ids).logits
+            pairs.update({m: (A[m].unbind(1), B[m].unbind(1)) for m in A})
+            logits = model(batch.ids, use_cache=False).logits
         return full_loss(logits, batch)
     return stepper(loss, t2l)
 
@@ -165,7 +155,6 @@ def plain_adapter(samples: list[Sample]) -> LoRA:
 
 
 def ours_plain(samples: list[Sample], batch: Batch) -> Callable[[], float]:
-    train_ops.keep_freed_memory()
     A, B = (nn.ParameterDict(side) for side in plain_adapter(samples))
     model = mistral.load_model()
     return stepper(lambda: train_ops.answer_loss(model, batch, (dict(A), dict(B))),
@@ -181,44 +170,46 @@ def peft_plain(samples: list[Sample], batch: Batch) -> Callable[[], float]:
 
     def loss() -> Tensor:
         with torch.autocast("cpu", torch.bfloat16):
-            logits = model(batch.ids).logits
+            logits = model(batch.ids, use_cache=False).logits
         return full_loss(logits, batch)
     return stepper(loss, model)
 
 
-STEPS = {"T2L: ours": ours, "T2L: ours, --compile": partial(ours, flag="--compile"),
-         "T2L: ours, --recompute": partial(ours, flag="--recompute"),
-         "T2L: transformers, hooks": hooks,
-         "one LoRA: ours": ours_plain, "one LoRA: transformers, PEFT": peft_plain}
+# name → (contestant, the one whose loss it must show)
+STEPS = {"T2L: ours": (ours, ""),
+         "T2L: ours, --compile": (partial(ours, flag="--compile"), "T2L: ours"),
+         "T2L: ours, --recompute": (partial(ours, flag="--recompute"), "T2L: ours"),
+         "T2L: transformers, hooks": (hooks, "T2L: ours"),
+         "one LoRA: ours": (ours_plain, ""),
+         "one LoRA: transformers, PEFT": (peft_plain, "one LoRA: ours")}
 
 
-def time_step(name: str) -> dict:
+def time_step(name: str, expected: str) -> dict:
     samples, batch = real_batch()
-    step = STEPS[name](samples, batch)
+    step = STEPS[name][0](samples, batch)
     began = time.perf_counter()
     loss = step()
     first = time.perf_counter() - began
+    if expected and abs(loss - float(expected)) > 1e-2:
+        raise UserError(f"{name}: loss {loss:.4f}, ours {expected}: not the same work")
     seconds = median_seconds(step)
-    return {"loss": loss, "first": first, "seconds": seconds, "peak": peak_gb(),
-            "tokens": int((batch.ids != 0).sum()) / seconds}
+    return {"loss": loss, "first": first, "seconds": seconds, "peak": train_ops.peak_memory(),
+            "rate": int((batch.ids != 0).sum()) / seconds}
 
 
 def part_step() -> str:
     """One training step, 32 samples of about 40 tokens: tokens/s and peak memory."""
-    found = {name: alone("time_step", name) for name in STEPS}
-    print(f"{'':30}{'tokens/s':>9}{'s/step':>8}{'first s':>9}{'GB':>6}{'loss':>9}")
-    for name, row in found.items():
-        print(f"{name:30}{row['tokens']:9.0f}{row['seconds']:8.2f}{row['first']:9.1f}"
-              f"{row['peak']:6.1f}{row['loss']:9.4f}")
-    mine, fast, lean, hook, plain, peft = found.values()
-    for name, theirs, our in (("hooks", hook, mine), ("PEFT", peft, plain)):
-        if abs(theirs["loss"] - our["loss"]) > 1e-2:
-            raise SystemExit(f"{name}: loss {theirs['loss']}, ours {our['loss']}: other work")
-    gain = mine["seconds"] - fast["seconds"]
-    print(f"--compile costs {fast['first'] - mine['first']:.0f} s, which "
-          + (f"step {(fast['first'] - mine['first']) / gain:.0f} has earned back" if gain > 0
-             else "it never earns back"))
-    ratios = [row["tokens"] / rival["tokens"] for row in (mine, fast) for rival in (hook, peft)]
+    found: dict[str, dict] = {}
+    print(f"{'':30}{'tokens/s':>9}{'s/step':>8}{'first s':>9}{'GiB':>6}{'loss':>9}")
+    for name, (_, like) in STEPS.items():
+        row = found[name] = alone("time_step", name, str(found[like]["loss"]) if like else "")
+        print(f"{name:30}{row['rate']:9.0f}{row['seconds']:8.2f}{row['first']:9.1f}"
+              f"{row['peak']:6.1f}{row['loss']:9.4f}", flush=True)
+    mine, fast, lean, hook, _, peft = found.values()
+    compiling, gain = fast["first"] - mine["first"], mine["seconds"] - fast["seconds"]
+    print(f"--compile costs {compiling:.0f} s, which "
+          + (f"step {compiling / gain:.0f} has earned" if gain > 0 else "is never earned back"))
+    ratios = [row["rate"] / rival["rate"] for row in (mine, fast) for rival in (hook, peft)]
     return ("step {:.1f} x hooks and {:.1f} x PEFT (--compile {:.1f} and {:.1f}), ".format(*ratios)
             + f"memory {mine['peak'] / hook['peak']:.2f} of hooks' "
             f"(--recompute {lean['peak'] / hook['peak']:.2f})")
@@ -246,9 +237,9 @@ def matmul_seconds(cfg: mistral.Config, tokens: int, fused: bool) -> float:
 
 def part_limit() -> str:
     """The step's FLOP/s beside the machine's own, and where the rest goes."""
-    train_ops.keep_freed_memory()
     samples, batch = real_batch()
-    step, cfg, tokens = ours(samples, batch), mistral.load_model().cfg, batch.ids.numel()
+    step, tokens = ours(samples, batch), batch.ids.numel()
+    cfg = mistral.Config.from_json(mistral.default_model() / "config.json")
     with FlopCounterMode(display=False) as counter:
         step()
     flops = counter.get_total_flops()                   # of all matmuls, the hypernetwork's as well
@@ -283,7 +274,7 @@ def made_up(cfg: mistral.Config, b: int, t: int) -> tuple[Tensor, Batch]:
 
 
 def random_model(cfg: mistral.Config) -> mistral.Mistral:
-    """For time and memory alone: what the weights say does not matter."""
+    """Also for time and memory alone."""
     model = mistral.Mistral(cfg).to(torch.bfloat16)
     for weight in model.parameters():
         nn.init.normal_(weight, std=0.02)
@@ -291,37 +282,45 @@ def random_model(cfg: mistral.Config) -> mistral.Mistral:
 
 
 def part_scale() -> str:
-    """Milliseconds a token of one step, by batch, length, depth; and of a draw, by tasks."""
-    train_ops.keep_freed_memory()
-    cfg, per_token = mistral.load_model().cfg, {}
-    for b, t, n in ((8, 40, 30), (16, 40, 30), (32, 40, 30), (64, 40, 30),
-                    (32, 20, 30), (32, 80, 30), (32, 160, 30), (32, 40, 15), (32, 40, 60)):
-        model = random_model(replace(cfg, num_hidden_layers=n))
-        step = our_step(model, perturbed_t2l(model.cfg), *made_up(cfg, b, t))
-        per_token[b, t, n] = 1000 * median_seconds(step, runs=3) / (b * t)
-        print(f"batch {b:3}, {t:4} tokens, {n:3} layers: {per_token[b, t, n]:6.2f} ms a token, "
-              f"{per_token[b, t, n] / n * 30:6.2f} for 30 layers")
+    """Milliseconds a position of one step, by batch, length and model; and of a draw, by tasks."""
+    cfg, costs = mistral.Config.from_json(mistral.default_model() / "config.json"), {}
+    half, double = replace(cfg, num_hidden_layers=15), replace(cfg, num_hidden_layers=60)
+    wide = replace(cfg, hidden_size=960, intermediate_size=2560, num_attention_heads=15,
+                   num_key_value_heads=5)
+    for b, t, size in ((8, 40, cfg), (16, 40, cfg), (32, 40, cfg), (64, 40, cfg), (32, 20, cfg),
+                       (32, 80, cfg), (32, 160, cfg), (32, 40, half), (32, 40, double),
+                       (32, 40, wide)):
+        step = our_step(random_model(size), fresh_t2l(size), *made_up(size, b, t))
+        cost = costs[b, t, size.num_hidden_layers] = 1000 * median_seconds(step) / (b * t)
+        weights = size.num_hidden_layers * sum(i * o for i, o in matmuls(size, fused=False)) / 1e6
+        print(f"batch {b:3}, {t:4} tokens, {weights:4.0f} M weights in the layers: {cost:5.2f} ms "
+              f"a position, {100 * cost / weights:5.2f} for each 100 M", flush=True)
     suite, tokenizer = load_suite(), mistral.load_tokenizer()
     for n in (6, 60, len(suite.train)):
         batches = draw_samples(suite.train[:n], tokenizer, BATCH)
         seconds = median_seconds(lambda: [next(batches) for _ in range(8)]) / 8
         print(f"{n:4} tasks: {1000 * seconds:.1f} ms to draw a batch")
-    longest, shortest = per_token[32, 160, 30], per_token[32, 20, 30]
-    return f"a token of 160 costs {longest / shortest:.2f} x one of 20"
+    return f"a position of 160 costs {costs[32, 160, 30] / costs[32, 40, 30]:.2f} x one of 40"
+
+
+def compile_shapes() -> dict:
+    model = mistral.load_model()
+    train_ops.compile_layers(model)
+    t2l, shapes = fresh_t2l(model.cfg), ((32, 40), (32, 23), (16, 61), (31, 9), (8, 150), (2, 300))
+    seconds = {}
+    for b, t in shapes:
+        began = time.perf_counter()
+        our_step(model, t2l, *made_up(model.cfg, b, t))()
+        seconds[f"{b} x {t} tokens"] = time.perf_counter() - began
+    return {"seconds": seconds, "graphs": torch._dynamo.utils.counters["stats"]["unique_graphs"]}
 
 
 def part_compile() -> str:
     """Seconds of the first step of each batch shape, and how many graphs --compile made for all."""
-    train_ops.keep_freed_memory()
-    model = mistral.load_model()
-    train_ops.compile_layers(model)
-    t2l, shapes = perturbed_t2l(model.cfg), ((32, 40), (32, 23), (16, 61), (8, 150), (31, 9))
-    for b, t in shapes:
-        began = time.perf_counter()
-        our_step(model, t2l, *made_up(model.cfg, b, t))()
-        print(f"{b:3} x {t:3} tokens: {time.perf_counter() - began:5.1f} s")
-    graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
-    return f"{graphs} graphs compiled for {len(shapes)} shapes"
+    found = alone("compile_shapes")
+    for shape, seconds in found["seconds"].items():
+        print(f"{shape:16}{seconds:6.1f} s")
+    return f"{found['graphs']} graphs compiled for {len(found['seconds'])} shapes"
 
 
 def part_padding() -> str:
@@ -351,9 +350,9 @@ def step_memory(cfg: mistral.Config, t2l: t2l_ops.T2L, b: int, t: int, learnt: i
     q, kv = cfg.num_attention_heads * cfg.head_dim, cfg.num_key_value_heads * cfg.head_dim
     r, rows, z = t2l.cfg.rank, b * n * len(t2l.cfg.modules), t2l.cfg.latent
     vocabulary = cfg.vocab_size * d * (1 if cfg.tie_word_embeddings else 2)
-    weights = vocabulary + n * sum(a * b for a, b in matmuls(cfg, fused=False))
+    weights = vocabulary + n * sum(i * o for i, o in matmuls(cfg, fused=False))
     trained = sum(w.numel() for w in t2l.parameters())
-    A, B = (b * n * r * sum(sizes) for sizes in zip(*t2l.cfg.modules.values()))
+    size_A, size_B = (b * n * r * sum(sizes) for sizes in zip(*t2l.cfg.modules.values()))
     fused = t > mistral.PLAIN_ATTENTION_UP_TO
     attention = (2 * b * t * q if fused else 2 * b * cfg.num_attention_heads * t * t) \
         + b * t * (2 * q + 4 * kv)                            # scores or output; q, k, v
@@ -366,25 +365,26 @@ def step_memory(cfg: mistral.Config, t2l: t2l_ops.T2L, b: int, t: int, learnt: i
             "AdamW's two moments": 8 * trained,
             "the hypernetwork's bf16 copy": 2 * trained,
             "its activations": 2 * rows * (12 * z + 5 * 4 * z + 4 * t2l.cfg.head_in),
-            "the adapters, B scaled, by layer": 2 * (2 * A + 3 * B),
+            "the adapters, B scaled, by layer": 2 * (2 * size_A + 3 * size_B),
             "the layers' activations": kept,
             "logits and their gradients": 12 * learnt * cfg.vocab_size}
 
 
 def part_memory() -> str:
-    """GB by component, as tests/test_bench.py checks it: SmolLM2 here, Mistral-7B on one GPU."""
-    columns = {}
+    """GiB by component, as tests/test_bench.py checks it: SmolLM2 here, Mistral-7B on one GPU."""
+    columns, small = {}, mistral.Config.from_json(mistral.default_model() / "config.json")
     for name, cfg, b, t, recompute in (
-            ("SmolLM2 32 x 40", mistral.load_model().cfg, 32, 40, False),
+            ("SmolLM2 32 x 40", small, 32, 40, False),
             ("7B 8 x 512", MISTRAL_7B, 8, 512, False), ("… --recompute", MISTRAL_7B, 8, 512, True)):
         with torch.device("meta"):
-            columns[name] = step_memory(cfg, perturbed_t2l(cfg), b, t, 8 * b, recompute)
-    print(f"{'':30}" + "".join(f"{name:>17}" for name in columns))
+            columns[name] = step_memory(cfg, fresh_t2l(cfg), b, t, 8 * b, recompute)
+    print(f"{'':33}" + "".join(f"{name:>17}" for name in columns))
     for part in next(iter(columns.values())):
-        print(f"{part:30}" + "".join(f"{found[part] / 1e9:17.2f}" for found in columns.values()))
-    totals = {name: sum(found.values()) / 1e9 for name, found in columns.items()}
-    print(f"{'together':30}" + "".join(f"{total:17.2f}" for total in totals.values()))
-    return f"7B needs {totals['… --recompute']:.1f} GB"
+        print(f"{part:33}"
+              + "".join(f"{found[part] / 2 ** 30:17.2f}" for found in columns.values()))
+    totals = {name: sum(found.values()) / 2 ** 30 for name, found in columns.items()}
+    print(f"{'together':33}" + "".join(f"{total:17.2f}" for total in totals.values()))
+    return f"7B needs {totals['… --recompute']:.1f} GiB"
 
 
 # ------------------------------------------------------------------------------------ generation
@@ -401,7 +401,7 @@ def timed_tokens(run: Callable[[], list], dtype: torch.dtype) -> dict:
     """fp32 shows the tokens; bf16, where ties break differently in every program, is timed."""
     if dtype == torch.float32:
         return {"ids": run()}
-    return {"tokens": PROMPTS * NEW_TOKENS / median_seconds(run), "peak": peak_gb()}
+    return {"rate": PROMPTS * NEW_TOKENS / median_seconds(run), "peak": train_ops.peak_memory()}
 
 
 def generate_ours(dtype: torch.dtype) -> dict:
@@ -427,9 +427,10 @@ def generate_transformers(dtype: torch.dtype, adapters: bool) -> dict:
                 lora_ops.save_peft(f"{folder}/{name}", *({m: w[i] for m, w in side.items()}
                                                          for side in (A, B)))
                 if i:
-                    model.load_adapter(f"{folder}/{name}", name)
+                    model.load_adapter(f"{folder}/{name}", name, autocast_adapter_dtype=False)
                 else:
-                    model = PeftModel.from_pretrained(model, f"{folder}/{name}", name).eval()
+                    model = PeftModel.from_pretrained(model, f"{folder}/{name}", name,
+                                                      autocast_adapter_dtype=False).eval()
 
     @torch.inference_mode()
     def run() -> list:
@@ -454,11 +455,11 @@ def part_generation() -> str:
     answers = [alone("time_generation", name, "float32")["ids"] for name in mixed]
     equal = sum(a == b for a, b in zip(*answers))
     if equal < PROMPTS:
-        raise SystemExit(f"only {equal} of {PROMPTS} answers equal PEFT's: not the same work")
+        raise UserError(f"only {equal} of {PROMPTS} answers equal PEFT's: not the same work")
     found = {name: alone("time_generation", name, "bfloat16") for name in GENERATE}
     for name, row in found.items():
-        print(f"{name:34}{row['tokens']:7.0f} tokens/s {row['peak']:6.1f} GB")
-    mine, peft, plain = (row["tokens"] for row in found.values())
+        print(f"{name:34}{row['rate']:7.0f} tokens/s {row['peak']:6.1f} GiB")
+    mine, peft, plain = (row["rate"] for row in found.values())
     return f"generation {mine / peft:.1f} x PEFT, {mine / plain:.1f} x transformers without adapter"
 
 
@@ -474,11 +475,11 @@ def part_adapters() -> str:
           "100 at once")
     ratios = []
     for dtype in (torch.float32, torch.bfloat16):
-        big = perturbed_t2l(MISTRAL_7B).to(dtype)
+        big = fresh_t2l(MISTRAL_7B).to(dtype)
         n_bytes = sum(w.nbytes for w in big.heads.parameters())
         stream = median_seconds(torch.ones(n_bytes // 4).sum)
         with torch.no_grad():
-            single, many = (median_seconds(lambda: big(emb), runs=3) / len(emb)
+            single, many = (median_seconds(lambda: big.adapters(emb)) / len(emb)
                             for emb in (torch.randn(n, 384, dtype=dtype) for n in (1, 100)))
         print(f"Mistral-7B, L, {str(dtype)[6:]}: {1000 * single:.0f} ms for one, "
               f"{1000 * many:.0f} ms each for 100; the heads' {n_bytes / 1e6:.0f} MB are read in "
@@ -507,33 +508,45 @@ PARTS = {"step": part_step, "limit": part_limit, "scale": part_scale,
 
 
 def alone(function: str, *arguments: str) -> dict:
-    """function(*arguments) in a process of its own, which prints its result as a line of JSON."""
-    done = subprocess.run([sys.executable, "bench.py", "--run", function, *arguments],
-                          capture_output=True, text=True)
+    """function(*arguments) in a process of its own, which prints its result as a line of JSON.
+
+    It finds no code that torch.compile left behind in an earlier run.
+    """
+    with tempfile.TemporaryDirectory() as cache:
+        done = subprocess.run([sys.executable, "bench.py", "--run", function, *arguments],
+                              env=os.environ | {"TORCHINDUCTOR_CACHE_DIR": cache},
+                              capture_output=True, text=True)
     if done.returncode:
-        raise SystemExit(f"{function} {' '.join(arguments)} failed:\n{done.stderr[-2000:]}")
+        raise UserError(f"{function} {' '.join(arguments)} failed:\n{done.stderr[-2000:]}")
     return json.loads(done.stdout.splitlines()[-1])
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = Parser("Measure speed and memory.")
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}")
     parser.add_argument("--run", nargs="+", help=argparse.SUPPRESS)
     args = parser.parse_args()
     os.chdir(Path(__file__).parent)
+    train_ops.keep_freed_memory()
     if args.run:
         function, *arguments = args.run
         print(json.dumps(globals()[function](*arguments)))
         return
     if odd := set(args.parts) - set(PARTS):
-        parser.error(f"no such part: {', '.join(sorted(odd))}; choose from {', '.join(PARTS)}")
-    said, began = [], time.perf_counter()
+        raise UserError(f"no such part: {', '.join(sorted(odd))}; choose from {', '.join(PARTS)}")
+    said, failed, began = [], [], time.perf_counter()
     for name in args.parts or PARTS:
         print(f"\n{name}. {PARTS[name].__doc__}", flush=True)
-        said.append(PARTS[name]())
+        try:
+            said.append(PARTS[name]())
+        except UserError as error:                                  # the other parts still run
+            failed.append(name)
+            print(error)
     print(f"\n{torch.get_num_threads()} threads, {(time.perf_counter() - began) / 60:.0f} min: "
           + "; ".join(said))
+    if failed:
+        raise UserError(f"failed: {', '.join(failed)}")
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -162,12 +162,14 @@ def train(trainee: nn.Module, model: mistral.Mistral, tokenizer: mistral.Tokeniz
     return tokens
 
 
-def peak_memory() -> str:
-    """", peak memory … GB" of this process where the system tells (Linux counts in KB)."""
-    if sys.platform != "linux":
-        return ""
-    import resource
-    return f", peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2 ** 20:.1f} GB"
+def peak_memory() -> float:
+    """This process' peak memory so far, GiB; NaN where the system does not tell as Linux does.
+
+    Not getrusage: after a fork and exec its peak begins with that of the parent.
+    """
+    status = Path("/proc/self/status")
+    text = status.read_text() if status.exists() else ""
+    return int(text.split("VmHWM:")[1].split()[0]) / 2 ** 20 if "VmHWM:" in text else float("nan")
 
 
 def keep_freed_memory() -> None:
@@ -180,7 +182,7 @@ def keep_freed_memory() -> None:
 
 
 def compile_layers(model: mistral.Mistral) -> None:
-    """All layers share one graph, compiled once for every batch shape."""
+    """One graph for all layers and batch shapes (a second one beyond PLAIN_ATTENTION_UP_TO)."""
     for layer in model.model["layers"]:
         layer.compile(dynamic=True)
 
@@ -267,7 +269,7 @@ def parse_args() -> argparse.Namespace:
     add("--eval-samples", type=int, default=6, metavar="N",
         help="test inputs per unseen task at the end (seen tasks: a twentieth); 0: no evaluation")
     add("--compile", action="store_true",
-        help="torch.compile the layers: a minute first, then faster; needs a C++ compiler")
+        help="torch.compile the layers: half a minute first, then faster; needs a C++ compiler")
     add("--recompute", action="store_true",
         help="keep only the layers' inputs and compute them again in the backward pass: a third "
         "slower, a fraction of the memory")
@@ -327,9 +329,13 @@ def main() -> None:
     line = f"{args.steps} steps in {seconds / 60:.1f} min ({tokens / seconds:.0f} tokens/s)"
     if args.eval_samples:
         from eval import report
-        model = mistral.load_model(args.model, args.dtype, args.device)       # not compiled
+        model.recompute = False
+        if args.compile:                              # evaluation's many shapes run uncompiled
+            del model
+            model = mistral.load_model(args.model, args.dtype, args.device)
         line += "; " + report([out], suite, model, tokenizer, encoder, args.eval_samples)
-    print(f"{out}: {line}; {(time.perf_counter() - began) / 60:.1f} min in all{peak_memory()}")
+    print(f"{out}: {line}; {(time.perf_counter() - began) / 60:.1f} min in all, "
+          f"peak memory {peak_memory():.1f} GiB")
 
 
 if __name__ == "__main__":

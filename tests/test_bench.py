@@ -1,6 +1,5 @@
 """The memory table of bench.py against memory as it is used, tensor by tensor."""
 import weakref
-from dataclasses import replace
 
 import pytest
 import torch
@@ -46,16 +45,17 @@ SIZES = mistral.Config(vocab_size=49152, hidden_size=576, intermediate_size=1536
                        tie_word_embeddings=True, max_position_embeddings=8192, eos_token_id=(2,))
 
 
-@pytest.mark.parametrize("recompute", [False, True])
-def test_the_memory_table_is_within_a_tenth_of_what_a_step_uses(recompute):
-    b, t = 16, 40
+@pytest.mark.parametrize("b, t, recompute", [(16, 40, False), (16, 40, True), (2, 300, False)])
+def test_the_memory_table_is_within_a_tenth_of_what_a_step_uses(b, t, recompute):
     with LiveBytes() as live:
         model = bench.random_model(SIZES)
         model.recompute = recompute
-        t2l = bench.perturbed_t2l(SIZES)
+        t2l = bench.fresh_t2l(SIZES)
         step = bench.our_step(model, t2l, *bench.made_up(SIZES, b, t))
         step()                                          # makes AdamW's moments
         live.peak = live.now
         step()
     table = bench.step_memory(SIZES, t2l, b, t, 4 * b, recompute)
     assert sum(table.values()) == pytest.approx(live.peak, rel=0.1)
+    fixed = sum(list(table.values())[:3])               # weights and moments: known to the byte
+    assert sum(table.values()) - fixed == pytest.approx(live.peak - fixed, rel=0.2)

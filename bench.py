@@ -11,6 +11,7 @@ generation, adapters, the command line.
 """
 import argparse
 import json
+import math
 import os
 import statistics
 import subprocess
@@ -190,7 +191,7 @@ def time_step(name: str, expected: str) -> dict:
     began = time.perf_counter()
     loss = step()
     first = time.perf_counter() - began
-    if expected and abs(loss - float(expected)) > 1e-2:
+    if expected and not math.isclose(loss, float(expected), rel_tol=1e-2):
         raise UserError(f"{name}: loss {loss:.4f}, ours {expected}: not the same work")
     seconds = median_seconds(step)
     return {"loss": loss, "first": first, "seconds": seconds, "peak": train_ops.peak_memory(),
@@ -291,7 +292,7 @@ def part_scale() -> str:
                        (32, 80, cfg), (32, 160, cfg), (32, 40, half), (32, 40, double),
                        (32, 40, wide)):
         step = our_step(random_model(size), fresh_t2l(size), *made_up(size, b, t))
-        cost = costs[b, t, size.num_hidden_layers] = 1000 * median_seconds(step) / (b * t)
+        cost = costs[b, t, size.hidden_size, size.num_hidden_layers] = 1000 * median_seconds(step) / (b * t)
         weights = size.num_hidden_layers * sum(i * o for i, o in matmuls(size, fused=False)) / 1e6
         print(f"batch {b:3}, {t:4} tokens, {weights:4.0f} M weights in the layers: {cost:5.2f} ms "
               f"a position, {100 * cost / weights:5.2f} for each 100 M", flush=True)
@@ -300,7 +301,8 @@ def part_scale() -> str:
         batches = draw_samples(suite.train[:n], tokenizer, BATCH)
         seconds = median_seconds(lambda: [next(batches) for _ in range(8)]) / 8
         print(f"{n:4} tasks: {1000 * seconds:.1f} ms to draw a batch")
-    return f"a position of 160 costs {costs[32, 160, 30] / costs[32, 40, 30]:.2f} x one of 40"
+    long, short = (costs[32, t, cfg.hidden_size, cfg.num_hidden_layers] for t in (160, 40))
+    return f"a position of 160 costs {long / short:.2f} x one of 40"
 
 
 def compile_shapes() -> dict:

@@ -292,7 +292,8 @@ def part_scale() -> str:
                        (32, 80, cfg), (32, 160, cfg), (32, 40, half), (32, 40, double),
                        (32, 40, wide)):
         step = our_step(random_model(size), fresh_t2l(size), *made_up(size, b, t))
-        cost = costs[b, t, size.hidden_size, size.num_hidden_layers] = 1000 * median_seconds(step) / (b * t)
+        cost = 1000 * median_seconds(step) / (b * t)
+        costs[b, t, size.hidden_size, size.num_hidden_layers] = cost
         weights = size.num_hidden_layers * sum(i * o for i, o in matmuls(size, fused=False)) / 1e6
         print(f"batch {b:3}, {t:4} tokens, {weights:4.0f} M weights in the layers: {cost:5.2f} ms "
               f"a position, {100 * cost / weights:5.2f} for each 100 M", flush=True)

@@ -58,4 +58,5 @@ def test_the_memory_table_is_within_a_tenth_of_what_a_step_uses(b, t, recompute)
     table = bench.step_memory(SIZES, t2l, b, t, 4 * b, recompute)
     assert sum(table.values()) == pytest.approx(live.peak, rel=0.1)
     fixed = sum(list(table.values())[:3])               # weights and moments: known to the byte
-    assert sum(table.values()) - fixed == pytest.approx(live.peak - fixed, rel=0.2)
+    near = 0.2 if recompute else 0.05                   # of the layer that is computed again
+    assert sum(table.values()) - fixed == pytest.approx(live.peak - fixed, rel=near)

@@ -72,9 +72,12 @@ def real_batch() -> tuple[list[Sample], Batch]:
 
 def fresh_t2l(cfg: mistral.Config) -> t2l_ops.T2L:
     """An untrained T2L-L for time and memory alone, where what the weights say does not matter."""
-    modules = {"q_proj": (cfg.hidden_size, cfg.num_attention_heads * cfg.head_dim),
-               "v_proj": (cfg.hidden_size, cfg.num_key_value_heads * cfg.head_dim)}
-    return t2l_ops.T2L(t2l_ops.Config("L", 384, cfg.num_hidden_layers, modules)).eval()
+    return t2l_ops.T2L(t2l_ops.Config("L", 384, cfg.num_hidden_layers,
+                                      t2l_ops.adapted_modules(cfg))).eval()
+
+
+def default_config() -> mistral.Config:
+    return mistral.Config.from_json(mistral.default_model() / "config.json")
 
 
 def embedded(samples: list[Sample]) -> Tensor:
@@ -117,12 +120,6 @@ def transformers_model(dtype: torch.dtype = torch.bfloat16) -> nn.Module:
     return AutoModelForCausalLM.from_pretrained(mistral.default_model(), dtype=dtype).eval()
 
 
-def full_loss(logits: Tensor, batch: Batch) -> Tensor:
-    """train.py's loss from the logits of all positions."""
-    return F.cross_entropy(logits[batch.keep].float(), batch.targets,
-                           reduction="none") @ batch.weights
-
-
 def hooks(samples: list[Sample], batch: Batch) -> Callable[[], float]:
     """The obvious way to give each sample its adapter: hooks repeat A and B for every token."""
     model, pairs = transformers_model().requires_grad_(False), {}
@@ -144,7 +141,7 @@ def hooks(samples: list[Sample], batch: Batch) -> Callable[[], float]:
             A, B = t2l.adapters(embeddings)
             pairs.update({m: (A[m].unbind(1), B[m].unbind(1)) for m in A})
             logits = model(batch.ids, use_cache=False).logits
-        return full_loss(logits, batch)
+        return train_ops.weighted_loss(logits[batch.keep], batch)
     return stepper(loss, t2l)
 
 
@@ -172,7 +169,7 @@ def peft_plain(samples: list[Sample], batch: Batch) -> Callable[[], float]:
     def loss() -> Tensor:
         with torch.autocast("cpu", torch.bfloat16):
             logits = model(batch.ids, use_cache=False).logits
-        return full_loss(logits, batch)
+        return train_ops.weighted_loss(logits[batch.keep], batch)
     return stepper(loss, model)
 
 
@@ -240,7 +237,7 @@ def part_limit() -> str:
     """The step's FLOP/s beside the machine's own, and where the rest goes."""
     samples, batch = real_batch()
     step, tokens = ours(samples, batch), batch.ids.numel()
-    cfg = mistral.Config.from_json(mistral.default_model() / "config.json")
+    cfg = default_config()
     with FlopCounterMode(display=False) as counter:
         step()
     flops = counter.get_total_flops()                   # of all matmuls, the hypernetwork's as well
@@ -284,7 +281,7 @@ def random_model(cfg: mistral.Config) -> mistral.Mistral:
 
 def part_scale() -> str:
     """Milliseconds a position of one step, by batch, length and model; and of a draw, by tasks."""
-    cfg, costs = mistral.Config.from_json(mistral.default_model() / "config.json"), {}
+    cfg, costs = default_config(), {}
     half, double = replace(cfg, num_hidden_layers=15), replace(cfg, num_hidden_layers=60)
     wide = replace(cfg, hidden_size=960, intermediate_size=2560, num_attention_heads=15,
                    num_key_value_heads=5)
@@ -375,7 +372,7 @@ def step_memory(cfg: mistral.Config, t2l: t2l_ops.T2L, b: int, t: int, learnt: i
 
 def part_memory() -> str:
     """GiB by component, as tests/test_bench.py checks it: SmolLM2 here, Mistral-7B on one GPU."""
-    columns, small = {}, mistral.Config.from_json(mistral.default_model() / "config.json")
+    columns, small = {}, default_config()
     for name, cfg, b, t, recompute in (
             ("SmolLM2 32 x 40", small, 32, 40, False),
             ("7B 8 x 512", MISTRAL_7B, 8, 512, False), ("… --recompute", MISTRAL_7B, 8, 512, True)):

@@ -219,8 +219,9 @@ class Mistral(nn.Module):
         first = self.model["layers"][0].self_attn
         sizes = {m: tuple(getattr(first, m).weight.shape) for m in lora_ops.TARGETS}
         adapters = lora_ops.per_layer(lora, sizes, cfg.num_hidden_layers, x)
+        recompute = self.recompute and torch.is_grad_enabled()
         for i, layer in enumerate(self.model["layers"]):
-            run = partial(checkpoint, layer, use_reentrant=False) if self.recompute else layer
+            run = partial(checkpoint, layer, use_reentrant=False) if recompute else layer
             x = run(x, rope, mask, adapters[i], cache and cache[i], positions)
         x = self.model["norm"](x if keep is None else x[keep])
         head = self.model["embed_tokens"] if cfg.tie_word_embeddings else self.lm_head

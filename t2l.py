@@ -51,12 +51,15 @@ class Config:
             raise UserError(f"arch is {self.arch!r}; expected L, M or S")
 
 
+def adapted_modules(cfg) -> dict[str, tuple[int, int]]:
+    """{module: (d_in, d_out)} of a language model (mistral.Config)."""
+    return {"q_proj": (cfg.hidden_size, cfg.num_attention_heads * cfg.head_dim),
+            "v_proj": (cfg.hidden_size, cfg.num_key_value_heads * cfg.head_dim)}
+
+
 def for_model(cfg, arch: str, encoder: Encoder) -> Config:
     """The hypernetwork's sizes for a language model's config (mistral.Config) and an encoder."""
-    width, c = cfg.hidden_size, cfg.head_dim
-    modules = {"q_proj": (width, cfg.num_attention_heads * c),
-               "v_proj": (width, cfg.num_key_value_heads * c)}
-    return Config(arch, encoder.cfg.hidden_size, cfg.num_hidden_layers, modules,
+    return Config(arch, encoder.cfg.hidden_size, cfg.num_hidden_layers, adapted_modules(cfg),
                   base_model=cfg.name, encoder=encoder.name)
 
 

@@ -109,9 +109,13 @@ def answer_loss(model: mistral.Mistral, batch: Batch, lora: LoRA) -> Tensor:
     Only the positions that predict an answer token reach the vocabulary matmul.
     """
     device = model.model["embed_tokens"].weight.device
-    logits = model(batch.ids.to(device), lora=lora, keep=batch.keep.to(device))   # (kept, vocab)
-    losses = F.cross_entropy(logits.float(), batch.targets.to(device), reduction="none")
-    return losses @ batch.weights.to(device)
+    return weighted_loss(model(batch.ids.to(device), lora=lora, keep=batch.keep.to(device)), batch)
+
+
+def weighted_loss(logits: Tensor, batch: Batch) -> Tensor:
+    """answer_loss from the logits (kept, vocab) of the positions that `batch.keep` marks."""
+    targets, weights = batch.targets.to(logits.device), batch.weights.to(logits.device)
+    return F.cross_entropy(logits.float(), targets, reduction="none") @ weights
 
 
 def schedule(step: int, steps: int, warmup: float = 0.1) -> float:
@@ -163,13 +167,13 @@ def train(trainee: nn.Module, model: mistral.Mistral, tokenizer: mistral.Tokeniz
 
 
 def peak_memory() -> float:
-    """This process' peak memory so far, GiB; NaN where the system does not tell as Linux does.
+    """This process' peak memory so far, GiB; 0 where the system does not tell as Linux does.
 
     Not getrusage: after a fork and exec its peak begins with that of the parent.
     """
     status = Path("/proc/self/status")
     text = status.read_text() if status.exists() else ""
-    return int(text.split("VmHWM:")[1].split()[0]) / 2 ** 20 if "VmHWM:" in text else float("nan")
+    return int(text.split("VmHWM:")[1].split()[0]) / 2 ** 20 if "VmHWM:" in text else 0.0
 
 
 def keep_freed_memory() -> None:
@@ -329,13 +333,13 @@ def main() -> None:
     line = f"{args.steps} steps in {seconds / 60:.1f} min ({tokens / seconds:.0f} tokens/s)"
     if args.eval_samples:
         from eval import report
-        model.recompute = False
         if args.compile:                              # evaluation's many shapes run uncompiled
             del model
             model = mistral.load_model(args.model, args.dtype, args.device)
         line += "; " + report([out], suite, model, tokenizer, encoder, args.eval_samples)
-    print(f"{out}: {line}; {(time.perf_counter() - began) / 60:.1f} min in all, "
-          f"peak memory {peak_memory():.1f} GiB")
+    peak = peak_memory()
+    print(f"{out}: {line}; {(time.perf_counter() - began) / 60:.1f} min in all"
+          + (f", peak memory {peak:.1f} GiB" if peak else ""))
 
 
 if __name__ == "__main__":

@@ -68,8 +68,8 @@ def test_kept_positions_are_those_of_the_full_logits(name):
 def test_cached_generation_is_what_rescoring_without_a_cache_gives(name):
     """Prompts of different lengths, one adapter each, beyond the window; finished rows drop out."""
     model, _ = loaded(name)
-    cfg, prompts = model.cfg, [torch.randint(3, 96, (n,)).tolist() for n in (3, 9, 5, 12, 4, 8, 7, 6)]
-    c = cfg.head_dim
+    lengths, c = (3, 9, 5, 12, 4, 8, 7, 6), model.cfg.head_dim
+    prompts = [torch.randint(3, 96, (n,)).tolist() for n in lengths]
     A = {m: 0.3 * torch.randn(8, 3, 2, 48) for m in lora_ops.TARGETS}
     B = {"q_proj": 0.3 * torch.randn(8, 3, 6 * c, 2), "v_proj": 0.3 * torch.randn(8, 3, 2 * c, 2)}
     stop = (7, 11, 13, 17, 19, 23, 29, 31)                            # so that some rows end early

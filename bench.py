@@ -33,7 +33,7 @@ import mistral
 import t2l as t2l_ops
 import train as train_ops
 from data.files import Parser, UserError, run
-from data.tasks import Batch, Sample, draw_samples, encode, load_suite
+from data.tasks import Batch, Sample, draw_from_each, draw_samples, encode, load_suite
 from encoder import load_encoder
 from lora import LoRA
 
@@ -463,6 +463,29 @@ def part_generation() -> str:
     return f"generation {mine / peft:.1f} x PEFT, {mine / plain:.1f} x transformers without adapter"
 
 
+# ------------------------------------------------------------------------------------- oracles
+
+def part_oracles() -> str:
+    """Samples/s of `train.py --mode lora`: eight tasks side by side, and one after another."""
+    model, tokenizer, suite = mistral.load_model(), mistral.load_tokenizer(), load_suite()
+    objective = train_ops.Answers(model, tokenizer, "lora")
+    tasks = suite.train[::len(suite.train) // 8][:8]
+    args = argparse.Namespace(mode="lora", dtype=torch.bfloat16, device="cpu", lr=1e-3, seed=0,
+                              steps=4, save_every=0)
+
+    def learn(tasks: list) -> None:
+        trainee = train_ops.PlainLoRAs(model.cfg, [task.name for task in tasks])
+        with tempfile.TemporaryDirectory() as folder:
+            train_ops.train(trainee, train_ops.new_optimizer(trainee, args),
+                            draw_from_each(tasks, train_ops.PER_TASK), objective, args,
+                            Path(folder) / "log.jsonl")
+    samples = args.steps * train_ops.PER_TASK * len(tasks)
+    fused = samples / median_seconds(lambda: learn(tasks))
+    alone = samples / median_seconds(lambda: [learn([task]) for task in tasks])
+    print(f"{fused:.1f} samples/s side by side, {alone:.1f} one after another")
+    return f"oracles side by side {fused / alone:.1f} x one after another"
+
+
 # ---------------------------------------------------------------------------- adapters, start-up
 
 def part_adapters() -> str:
@@ -504,7 +527,8 @@ def part_startup() -> str:
 
 PARTS = {"step": part_step, "limit": part_limit, "scale": part_scale,
          "compile": part_compile, "padding": part_padding, "memory": part_memory,
-         "generation": part_generation, "adapters": part_adapters, "startup": part_startup}
+         "generation": part_generation, "oracles": part_oracles, "adapters": part_adapters,
+         "startup": part_startup}
 
 
 def alone(function: str, *arguments: str) -> dict:

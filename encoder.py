@@ -92,7 +92,8 @@ class Encoder(nn.Module):
 
     def __init__(self, cfg: Config):
         super().__init__()
-        self.cfg, self.name, self.limit = cfg, "", min(256, cfg.max_position_embeddings)
+        self.cfg, self.name, self.width = cfg, "", cfg.hidden_size
+        self.limit = min(256, cfg.max_position_embeddings)
         self.embeddings = Embeddings(cfg)
         self.encoder = nn.ModuleDict({
             "layer": nn.ModuleList(Layer(cfg) for _ in range(cfg.num_hidden_layers))})
@@ -122,6 +123,24 @@ class Encoder(nn.Module):
                 ids[row, :len(encoded[i])] = torch.tensor(encoded[i], dtype=torch.long)
                 mask[row, :len(encoded[i])] = True
             rows[batch] = self(ids, mask)
+        return rows
+
+
+class OneHot:
+    """Stands in for the encoder where T2L knows its tasks by number: a task's name → its row."""
+    name = "one-hot"
+
+    def __init__(self, tasks: list[str]):
+        self.tasks, self.width = tasks, len(tasks)
+
+    def embed(self, texts: list[str], progress: str = "") -> Tensor:
+        rows = torch.zeros(len(texts), len(self.tasks))
+        for row, text in zip(rows, texts):
+            name = text.removesuffix(".")                    # which embed() in t2l.py appends
+            if name not in self.tasks:
+                raise UserError(f"a one-hot T2L knows its own tasks only, not {name!r}; give "
+                                "one of " + ", ".join(self.tasks))
+            row[self.tasks.index(name)] = 1
         return rows
 
 

@@ -14,7 +14,7 @@ import functools
 import math
 import sys
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
@@ -24,7 +24,7 @@ from torch import Tensor, nn
 import lora as lora_ops
 from data.files import (Parser, UserError, read_json, read_safetensors, run, write_json,
                         written_beside)
-from encoder import DEFAULT_ENCODER, Encoder, load_encoder
+from encoder import DEFAULT_ENCODER, Encoder, OneHot, load_encoder
 from lora import LoRA
 
 CHECKPOINT = Path(__file__).parent / "checkpoints" / "smollm2-135m"
@@ -45,6 +45,8 @@ class Config:
     head_bias: bool = True
     base_model: str = ""
     encoder: str = ""
+    z_scored: bool = False                    # the heads emit A and B in units of a library's std
+    tasks: list[str] = field(default_factory=list)      # of a one-hot T2L, in place of an encoder
 
     def __post_init__(self):
         if self.arch not in ("L", "M", "S"):
@@ -59,7 +61,7 @@ def adapted_modules(cfg) -> dict[str, tuple[int, int]]:
 
 def for_model(cfg, arch: str, encoder: Encoder) -> Config:
     """The hypernetwork's sizes for a language model's config (mistral.Config) and an encoder."""
-    return Config(arch, encoder.cfg.hidden_size, cfg.num_hidden_layers, adapted_modules(cfg),
+    return Config(arch, encoder.width, cfg.num_hidden_layers, adapted_modules(cfg),
                   base_model=cfg.name, encoder=encoder.name)
 
 
@@ -93,6 +95,17 @@ class Residual(nn.Module):
         return x + self.mlp(x)
 
 
+class Buffers(nn.Module):
+    """A LoRA's shapes as buffers: A.m (n, r, d_in) and B.m (n, d_out, r) for every module m."""
+
+    def __init__(self, cfg: Config):
+        super().__init__()
+        self.A, self.B = nn.Module(), nn.Module()
+        for module, (d_in, d_out) in cfg.modules.items():
+            self.A.register_buffer(module, torch.zeros(cfg.n_layers, cfg.rank, d_in))
+            self.B.register_buffer(module, torch.zeros(cfg.n_layers, d_out, cfg.rank))
+
+
 class T2L(nn.Module):
     """The hypernetwork with head L, M or S; modules are named as in the authors' checkpoints."""
 
@@ -119,6 +132,8 @@ class T2L(nn.Module):
         self.heads = nn.ModuleDict({m: nn.Linear(cfg.head_in, self.head_out(m), cfg.head_bias)
                                     for m in cfg.modules})
         self.init_heads()
+        if cfg.z_scored:
+            self.mean_recon_target, self.std_recon_target = Buffers(cfg), Buffers(cfg)
 
     def head_out(self, module: str) -> int:
         """How many numbers one call of a module's head emits."""
@@ -145,8 +160,27 @@ class T2L(nn.Module):
                 fan = 2 * d_in * (r if self.cfg.arch == "S" else 1)
                 head.bias.uniform_(-1, 1).div_(math.sqrt(fan))
 
+    @torch.no_grad()
+    def emit_z_scores_of(self, mean: LoRA, std: LoRA) -> None:
+        """From now on the heads' 0 is a library's mean, (n, r, d_in) and (n, d_out, r), and their 1
+        its standard deviation. The heads start at 0, so that step 0 is the mean LoRA."""
+        for module in self.cfg.modules:
+            for buffers, (A, B) in ((self.mean_recon_target, mean), (self.std_recon_target, std)):
+                buffers.A.get_buffer(module).copy_(A[module])
+                buffers.B.get_buffer(module).copy_(B[module] / self.scale)
+            self.heads[module].bias.zero_()
+
     def forward(self, task_emb: Tensor) -> LoRA:
         """task_emb (b, e), normalised → A[m] (b, n, r, d_in), B[m] (b, n, d_out, r), unscaled."""
+        A, B = self.emit(task_emb)
+        if self.cfg.z_scored:
+            mean, std = self.mean_recon_target, self.std_recon_target
+            A = {m: w * std.A.get_buffer(m) + mean.A.get_buffer(m) for m, w in A.items()}
+            B = {m: w * std.B.get_buffer(m) + mean.B.get_buffer(m) for m, w in B.items()}
+        return A, B
+
+    def emit(self, task_emb: Tensor) -> LoRA:
+        """What the heads say: as forward, or its z-scores with cfg.z_scored."""
         cfg, b = self.cfg, task_emb.shape[0]
         if task_emb.dim() != 2 or task_emb.shape[1] != cfg.emb_size:
             raise UserError(f"task_emb is {tuple(task_emb.shape)}, expected (b, {cfg.emb_size}): "
@@ -158,9 +192,9 @@ class T2L(nn.Module):
         phi = torch.cat([task, depth[:, None].expand(b, n, m, -1), kind.expand(b, n, m, -1)], -1)
         h = self.mlp1(self.mixer(phi))                                       # (b, n, m, z)
         A, B = {}, {}
-        emit = self.emit_both if cfg.arch == "L" else self.emit_each
+        one = self.emit_both if cfg.arch == "L" else self.emit_each
         for i, module in enumerate(cfg.modules):
-            A[module], B[module] = emit(module, h[:, :, i])
+            A[module], B[module] = one(module, h[:, :, i])
             B[module] = B[module].transpose(-1, -2)                          # (b, n, d_out, r)
         return A, B
 
@@ -246,6 +280,10 @@ def named_encoder(name: str) -> Encoder:
     return load_encoder(None if name == DEFAULT_ENCODER else name)
 
 
+def encoder_of(cfg: Config) -> Encoder | OneHot:
+    return OneHot(cfg.tasks) if cfg.tasks else named_encoder(cfg.encoder)
+
+
 @torch.no_grad()
 def generate_lora(t2l: T2L, description: str | list[str], encoder: Encoder | None = None) -> LoRA:
     """Description(s) → (lora_A, lora_B), the scale folded into B.
@@ -254,7 +292,7 @@ def generate_lora(t2l: T2L, description: str | list[str], encoder: Encoder | Non
     The encoder named in the checkpoint is loaded when it is first needed.
     """
     one = isinstance(description, str)
-    encoder = encoder or named_encoder(t2l.cfg.encoder)
+    encoder = encoder or encoder_of(t2l.cfg)
     task_emb = embed(encoder, [description] if one else description)
     A, B = t2l.eval().adapters(task_emb.to(t2l.task_encoder.mlp[0].weight))   # its device and dtype
     return ({m: w[0] for m, w in A.items()}, {m: w[0] for m, w in B.items()}) if one else (A, B)

@@ -3,17 +3,24 @@
     python train.py --mode sft                         # the hypernetwork; default model and tasks
     python train.py --mode mtlora                      # one ordinary LoRA for all tasks
     python train.py --mode mtlora --describe prompt    # … with the description in its prompt
+    python train.py --mode lora                        # "oracles": one ordinary LoRA for each task
+    python train.py --mode recon --loras out/lora      # the hypernetwork learns to give those LoRAs
 
-All modes share one loop: draw samples of mixed tasks, ask the trainee for their adapters, run the
-frozen model with them, and step on the loss of the answer tokens. Reading order: what is trained,
-the loop, a run's folder, the command line.
+All modes share one loop: draw samples of mixed tasks, ask the trainee for their adapters, step on
+the objective. Only the objective tells the paper's two trainings apart: through the frozen model,
+the loss of the answers (sft); or the distance from the adapters of a library (recon).
+Reading order: what is trained, the objectives, the loop, the oracles' best steps, a run's folder,
+the command line, the modes.
 """
 import argparse
 import ctypes
 import json
+import random
 import shlex
 import sys
 import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -25,26 +32,35 @@ import lora as lora_ops
 import mistral
 import t2l as t2l_ops
 from data.files import Parser, UserError, read_json, run, write_json
-from data.tasks import Batch, Sample, Suite, Task, draw_samples, encode, fitting, load_suite
-from encoder import Encoder, load_encoder
+from data.tasks import (Batch, Sample, Suite, Task, draw_from_each, draw_samples, draw_tasks,
+                        encode, fitting, load_suite)
+from encoder import Encoder, OneHot, load_encoder
+from library import Library, canonical, load_library
 from lora import LoRA
 
 MAX_TOKENS = 512                     # of a sample, prompt and answer
-LR = {"sft": 4e-4, "mtlora": 1e-3}
+PER_TASK = 8                         # --mode lora: samples of each task in a batch, as in the paper
+HELD_OUT = 16                        # --mode lora: training instances kept to choose the best step
+STEPS = {"sft": 540, "mtlora": 540, "lora": 150, "recon": 600}
+PATIENCE = 3
+BATCH = {"sft": 32, "mtlora": 32, "lora": 64, "recon": 64}
+LR = {"sft": 4e-4, "mtlora": 1e-3, "lora": 2e-3, "recon": 1e-3}
 
 
 # -------------------------------------------------------------------------- what is trained
 
 class TextToLoRA(nn.Module):
-    """--mode sft: every sample's adapter comes from its own description."""
+    """--mode sft and recon: every sample's adapter comes from its own description."""
 
-    def __init__(self, t2l: t2l_ops.T2L, encoder: Encoder, tasks: list[Task]):
+    def __init__(self, t2l: t2l_ops.T2L, encoder: Encoder, tasks: list[Task], fresh: bool = True,
+                 z_scores: bool = False):
         super().__init__()
-        self.t2l = t2l
+        self.t2l, self.z_scores = t2l, z_scores
         descriptions = sorted({d for task in tasks for d in task.descriptions})
         self.rows = {text: i for i, text in enumerate(descriptions)}
         self.embeddings = t2l_ops.embed(encoder, descriptions, progress="embedding descriptions")
-        self.spread(tasks)
+        if fresh:
+            self.spread(tasks)
 
     @torch.no_grad()
     def spread(self, tasks: list[Task]) -> None:
@@ -73,26 +89,48 @@ class TextToLoRA(nn.Module):
     def adapters(self, samples: list[Sample]) -> LoRA:
         rows = torch.tensor([self.rows[s.description] for s in samples])
         device = next(self.t2l.parameters()).device
-        return self.t2l.adapters(self.embeddings[rows].to(device))       # one for each sample
+        give = self.t2l.emit if self.z_scores else self.t2l.adapters
+        return give(self.embeddings[rows].to(device))                    # one for each sample
+
+    def parts(self, samples: list[Sample]) -> list[list[nn.Parameter]]:
+        return [list(self.parameters())]
 
     def save(self, folder: Path, dtype: torch.dtype, about: dict) -> None:
         t2l_ops.save_t2l(self.t2l, folder, dtype, about)
 
 
-class MultiTaskLoRA(nn.Module):
-    """--mode mtlora: one LoRA for all tasks; it knows the task only if the prompt says it."""
+class PlainLoRAs(nn.Module):
+    """Ordinary LoRAs: --mode mtlora, one for all tasks; --mode lora, one for each, its "oracle".
 
-    def __init__(self, sizes: t2l_ops.Config):
+    Oracles start from the same random A (and B = 0). Each has parameters of its own, which AdamW
+    leaves alone when they are not in the batch.
+    """
+
+    def __init__(self, cfg: mistral.Config, names: list[str] | None = None):
         super().__init__()
-        n, r, self.base_model = sizes.n_layers, sizes.rank, sizes.base_model
-        self.scale = sizes.alpha / r ** 0.5
-        self.A = nn.ParameterDict({m: torch.empty(n, r, d_in).uniform_(-1, 1) / d_in ** 0.5
-                                   for m, (d_in, _) in sizes.modules.items()})
-        self.B = nn.ParameterDict({m: torch.zeros(n, d_out, r)
-                                   for m, (_, d_out) in sizes.modules.items()})
+        n, r, modules = cfg.num_hidden_layers, t2l_ops.Config.rank, t2l_ops.adapted_modules(cfg)
+        self.scale, self.base_model = t2l_ops.Config.alpha / r ** 0.5, cfg.name
+        start = {m: torch.empty(n, r, d_in).uniform_(-1, 1) / d_in ** 0.5
+                 for m, (d_in, _) in modules.items()}
+        self.rows = {name: i for i, name in enumerate(names or [])}
+        self.A = nn.ModuleList(nn.ParameterDict({m: w.clone() for m, w in start.items()})
+                               for _ in names or ["one for all"])
+        self.B = nn.ModuleList(nn.ParameterDict({m: torch.zeros(n, d_out, r)
+                                                 for m, (_, d_out) in modules.items()})
+                               for _ in self.A)
+
+    def parts(self, samples: list[Sample]) -> list[list[nn.Parameter]]:
+        """The parameters that learn from these samples, apart for each oracle."""
+        rows = sorted({self.rows[s.task] for s in samples}) if self.rows else [0]
+        return [[*self.A[i].values(), *self.B[i].values()] for i in rows]
 
     def adapters(self, samples: list[Sample]) -> LoRA:
-        return dict(self.A), {m: w * self.scale for m, w in self.B.items()}
+        if self.rows:
+            A, B = ({m: torch.stack([side[self.rows[s.task]][m] for s in samples])
+                     for m in side[0]} for side in (self.A, self.B))
+        else:
+            A, B = dict(self.A[0]), dict(self.B[0])
+        return A, {m: w * self.scale for m, w in B.items()}
 
     def save(self, folder: Path, dtype: torch.dtype, about: dict) -> None:
         A, B = self.adapters([])
@@ -101,7 +139,7 @@ class MultiTaskLoRA(nn.Module):
         write_json(folder / "config.json", about)
 
 
-# --------------------------------------------------------------------------------- the loop
+# --------------------------------------------------------------------------- the objectives
 
 def answer_loss(model: mistral.Mistral, batch: Batch, lora: LoRA) -> Tensor:
     """Cross-entropy on the answers' tokens, averaged within each sample, then over samples.
@@ -118,36 +156,48 @@ def weighted_loss(logits: Tensor, batch: Batch) -> Tensor:
     return F.cross_entropy(logits.float(), targets, reduction="none") @ weights
 
 
+class Answers:
+    """--mode sft, mtlora, lora: the samples' loss through the frozen model."""
+    unit = "tokens"
+
+    def __init__(self, model: mistral.Mistral, tokenizer: mistral.Tokenizer, describe: str):
+        self.model, self.tokenizer, self.describe, self.seen = model, tokenizer, describe, 0
+
+    def __call__(self, samples: list[Sample], adapters: LoRA) -> Tensor:
+        batch = encode(samples, self.tokenizer, self.describe)
+        self.seen += int((batch.ids != 0).sum())
+        return answer_loss(self.model, batch, adapters)
+
+
+# --------------------------------------------------------------------------------- the loop
+
 def schedule(step: int, steps: int, warmup: float = 0.1) -> float:
     """The learning rate's factor: linear up over the first tenth, linear down to zero."""
     return min((step + 1) / max(1, warmup * steps), (steps - step) / max(1, (1 - warmup) * steps))
 
 
-def train(trainee: nn.Module, model: mistral.Mistral, tokenizer: mistral.Tokenizer, suite: Suite,
-          args: argparse.Namespace, out: Path) -> int:
-    """The training loop. Returns the number of (not padded) tokens it processed."""
+def train(trainee: nn.Module, optimizer: torch.optim.Optimizer, batches: Iterator[list[Sample]],
+          objective: Answers | Library, args: argparse.Namespace, log_file: Path, start: int = 0,
+          done: Callable[[int], bool] = lambda step: False) -> None:
+    """The training loop, from step `start` to the last, or until `done` says so after a step."""
     trainee.train()
-    optimizer = torch.optim.AdamW(trainee.parameters(), lr=args.lr, weight_decay=1e-2)
-    start = load_state(out, trainee, optimizer) if args.resume else 0
-    cut_log(out / "log.jsonl", start)
+    cut_log(log_file, start)
     half = args.dtype == torch.bfloat16
-    batches = draw_samples(suite.train, tokenizer, args.batch_size, args.seed, start,
-                           args.describe)
-    began, tokens = time.perf_counter(), 0
+    began, seen = time.perf_counter(), objective.seen
     bar = tqdm(range(start, args.steps), initial=start, total=args.steps, desc=args.mode)
-    with open(out / "log.jsonl", "a", encoding="utf-8") as log:
+    with open(log_file, "a", encoding="utf-8") as log:
         for step in bar:
             torch.manual_seed(args.seed * 1_000_003 + step)       # dropout: the same when resumed
             samples = next(batches)
-            batch = encode(samples, tokenizer, args.describe)
             lr = optimizer.param_groups[0]["lr"] = args.lr * schedule(step, args.steps)
 
             # ┌─ one training step ────────────────────────────────────────────────────────┐
             with torch.autocast(args.device, torch.bfloat16, enabled=half):
                 adapters = trainee.adapters(samples)
-            loss = answer_loss(model, batch, adapters)
-            loss.backward()
-            norm = nn.utils.clip_grad_norm_(trainee.parameters(), 1.0)
+            loss = objective(samples, adapters)
+            parts = trainee.parts(samples)            # oracles: each learns as if it were alone
+            (loss * len(parts)).backward()
+            norm = max(nn.utils.clip_grad_norm_(part, 1.0) for part in parts)
             if not torch.isfinite(loss + norm):
                 raise UserError(f"step {step}: loss {loss.item()}, gradient norm {norm.item()}; "
                                 "try a smaller --lr")
@@ -155,15 +205,15 @@ def train(trainee: nn.Module, model: mistral.Mistral, tokenizer: mistral.Tokeniz
             optimizer.zero_grad(set_to_none=True)
             # └────────────────────────────────────────────────────────────────────────────┘
 
-            tokens += int((batch.ids != 0).sum())
             log.write(json.dumps({"step": step, "loss": round(loss.item(), 5), "lr": lr,
                                   "grad_norm": round(norm.item(), 5)}) + "\n")
             log.flush()
-            bar.set_postfix_str(f"loss {loss.item():.2f}, "
-                                f"{tokens / (time.perf_counter() - began):.0f} tokens/s")
+            rate = (objective.seen - seen) / (time.perf_counter() - began)
+            bar.set_postfix_str(f"loss {loss.item():.2f}, {rate:.0f} {objective.unit}/s")
             if args.save_every and (step + 1) % args.save_every == 0:
-                save_state(out, trainee, optimizer, step + 1)
-    return tokens
+                save_state(log_file.parent, trainee, optimizer, step + 1)
+            if done(step):
+                break
 
 
 def peak_memory() -> float:
@@ -191,6 +241,75 @@ def compile_layers(model: mistral.Mistral) -> None:
         layer.compile(dynamic=True)
 
 
+# ------------------------------------------------------------------- the oracles' best steps
+
+class BestSteps:
+    """--mode lora: every oracle as it was when its held-out instances liked it best.
+
+    Looks every `every` steps; a task whose loss fell by less than 0.001 in `PATIENCE` looks leaves
+    `in_play`, and with it the batches.
+    """
+
+    def __init__(self, trainee: PlainLoRAs, tasks: list[Task], objective: Answers, every: int):
+        self.trainee, self.objective, self.every = trainee, objective, every
+        self.in_play, self.held_out = [], {}
+        self.best: dict[str, dict] = {}
+        self.weights: dict[str, list[Tensor]] = {}
+        for task in tasks:
+            n = min(HELD_OUT, len(task.train) // 5)
+            if n == 0:
+                raise UserError(f"{task.name} has {len(task.train)} training instances; an oracle "
+                                "needs at least 5, a fifth of them to choose its best step")
+            self.in_play.append(replace(task, train=task.train[:-n]))
+            self.held_out[task.name] = [Sample(task.name, task.descriptions[0], text, answers)
+                                        for text, answers in task.train[-n:]]
+        self.look(0)                                   # B = 0: the base model
+        self.base = {name: best["validation_loss"] for name, best in self.best.items()}
+
+    @torch.no_grad()
+    def look(self, step: int) -> None:
+        for task in list(self.in_play):
+            samples = self.held_out[task.name]
+            batch = encode(samples, self.objective.tokenizer)
+            loss = answer_loss(self.objective.model, batch, self.trainee.adapters(samples)).item()
+            best = self.best.setdefault(task.name, {"validation_loss": torch.inf,
+                                                    "mark": torch.inf})
+            if loss < best["validation_loss"]:
+                best |= {"validation_loss": loss, "best_step": step}
+                self.weights[task.name] = [w.clone() for w in self.trainee.parts(samples)[0]]
+            if loss < best["mark"] - 1e-3:
+                best |= {"mark": loss, "marked": step}
+            elif step - best["marked"] >= PATIENCE * self.every:
+                self.in_play.remove(task)
+
+    def done(self, step: int) -> bool:
+        if (step + 1) % self.every == 0:
+            self.look(step + 1)
+        return not self.in_play
+
+    @torch.no_grad()
+    def save(self, out: Path, dtype: torch.dtype) -> None:
+        """A PEFT folder for each task, its scores on the held-out instances in the metadata."""
+        for name, samples in self.held_out.items():
+            for parameter, w in zip(self.trainee.parts(samples)[0], self.weights[name]):
+                parameter.copy_(w)
+            lora = self.trainee.adapters(samples[:1])
+            right = exact_match(self.objective, samples, self.trainee.adapters(samples))
+            lora_ops.save_peft(out / name, *({m: w[0].to("cpu", dtype) for m, w in side.items()}
+                                             for side in lora), self.trainee.base_model, task=name,
+                               base_loss=f"{self.base[name]:.4f}",
+                               validation_loss=f"{self.best[name]['validation_loss']:.4f}",
+                               validation_exact_match=f"{100 * right:.1f}",
+                               best_step=str(self.best[name]["best_step"]))
+
+
+def exact_match(objective: Answers, samples: list[Sample], adapters: LoRA) -> float:
+    """The share of samples whose greedy answer is an accepted one."""
+    answers = mistral.generate(objective.model, objective.tokenizer, [s.input for s in samples],
+                               adapters)
+    return sum(a in s.answers for a, s in zip(answers, samples)) / len(samples)
+
+
 # ---------------------------------------------------------------------------- a run's folder
 
 def save_state(out: Path, trainee: nn.Module, optimizer: torch.optim.Optimizer, step: int) -> None:
@@ -216,21 +335,25 @@ def cut_log(path: Path, start: int) -> None:
 
 def settings(args: argparse.Namespace) -> dict:
     """What config.json records of the command line; a resumed run must agree with it."""
-    kept = ("mode", "model", "encoder", "tasks", "arch", "steps", "batch_size", "lr", "seed",
-            "describe")
+    kept = ("mode", "model", "encoder", "tasks", "task", "max_tasks", "loras", "init", "arch",
+            "one_hot", "canonical", "recon_space", "steps", "batch_size", "lr", "seed", "describe")
     return {k: getattr(args, k) for k in kept} | {"dtype": str(args.dtype).split(".")[1]}
 
 
 def check_folder(args: argparse.Namespace, out: Path) -> bool:
     """Whether the run is finished already; UserError where it cannot be begun or resumed."""
     config, state = out / "config.json", out / "train_state.pt"
+    found = read_json(config) if config.exists() else {}
+    oracles = found.get("mode") == "lora"
     if not args.resume:
         if state.exists():
             raise UserError(f"{out} holds an unfinished run; go on with --resume, choose another "
                             f"--out, or delete {state}")
+        if oracles:
+            raise UserError(f"{out} holds the oracles of an earlier run; go on with --resume, "
+                            "choose another --out, or delete it")
         return False
-    found = read_json(config) if config.exists() else {}
-    if not found.get("finished") and not state.exists():
+    if not (found.get("finished") or oracles or state.exists()):
         raise UserError(f"nothing to resume: {state} does not exist; a run writes it with "
                         "--save-every N")
     for key, value in settings(args).items():
@@ -254,24 +377,41 @@ def begin(args: argparse.Namespace, out: Path) -> None:
 def parse_args() -> argparse.Namespace:
     parser = Parser("Train Text-to-LoRA.")
     add = parser.add_argument
-    add("--mode", choices=["sft", "mtlora"], required=True, help="what to train")
+
+    def by_mode(flag: str, kind: type, values: dict, text: str) -> None:
+        said = ", ".join(f"{mode} {value}" for mode, value in values.items())
+        add(flag, type=kind, default=None, help=f"{text} (default: {said})%(default).0s")
+
+    add("--mode", choices=list(STEPS), required=True, help="what to train")
     parser.folder("--model", "a Hugging Face folder", "SmolLM2-135M-Instruct")
     parser.folder("--encoder", "a Hugging Face BERT folder", "all-MiniLM-L6-v2")
     parser.folder("--tasks", "task files", "data/tasks")
     parser.folder("--out", "the run's folder", "out/MODE")
+    parser.folder("--loras", "recon: the library, a folder of PEFT folders named as tasks", "none")
+    parser.folder("--init", "sft, recon: start from this T2L", "a fresh one")
+    add("--task", nargs="+", metavar="NAME", default=None, help="lora, recon: these tasks only")
+    add("--max-tasks", type=int, default=None, metavar="N",
+        help="lora, recon: as many tasks, of a fixed draw (default: lora 64, recon all)"
+        "%(default).0s")
     add("--arch", choices=["L", "M", "S"], default="L", help="the hypernetwork's head")
-    add("--steps", type=int, default=540, help="training steps")
-    add("--batch-size", type=int, default=32, help="samples a step")
-    add("--lr", type=float, default=None,
-        help=f"peak learning rate (default: {LR['sft']}; mtlora {LR['mtlora']})%(default).0s")
+    add("--one-hot", action="store_true",
+        help="recon: a task's number in place of its description's embedding")
+    add("--canonical", action="store_true",
+        help="recon: bring the library's A and B into one form first; B A stays the same")
+    add("--recon-space", choices=["factors", "delta"], default="factors",
+        help="recon: the distance between A and A*, B and B*; or between B A and B* A*")
+    by_mode("--steps", int, STEPS, "training steps; lora: of each task at most")
+    by_mode("--batch-size", int, BATCH, "samples a step, lora: 8 of each task; recon: LoRAs a step")
+    by_mode("--lr", float, LR, "peak learning rate")
     add("--seed", type=int, default=0, help="of initialisation, sampling and dropout")
     add("--describe", choices=["lora", "prompt", "both"], default="lora",
         help="where the description goes: only into the hypernetwork, only into the prompt, both")
     add("--save-every", type=int, default=100, metavar="N",
-        help="steps between saved states; 0: none")
+        help="steps between saved states, 0: none; lora saves every task when it is done")
     add("--resume", action="store_true", help="go on from the last saved state in --out")
     add("--eval-samples", type=int, default=6, metavar="N",
-        help="test inputs per unseen task at the end (seen tasks: a twentieth); 0: no evaluation")
+        help="test inputs per unseen task at the end (seen tasks: a twentieth; recon: per task of "
+        "the library); 0: no evaluation")
     add("--compile", action="store_true",
         help="torch.compile the layers: half a minute first, then faster; needs a C++ compiler")
     add("--recompute", action="store_true",
@@ -279,27 +419,200 @@ def parse_args() -> argparse.Namespace:
         "slower, a fraction of the memory")
     add("--device", choices=["cpu", "cuda"], default="cpu", help="where everything runs")
     add("--dtype", choices=["bfloat16", "float32"], default="bfloat16",
-        help="the language model's precision; the hypernetwork's weights are float32")
+        help="the language model's precision; what is trained is float32")
     args = parser.parse_args()
-    args.dtype, args.lr = getattr(torch, args.dtype), LR[args.mode] if args.lr is None else args.lr
+    args.dtype = getattr(torch, args.dtype)
+    for key, values in (("steps", STEPS), ("batch_size", BATCH), ("lr", LR)):
+        if getattr(args, key) is None:
+            setattr(args, key, values[args.mode])
+    if args.mode == "lora" and args.max_tasks is None:
+        args.max_tasks = 64
+    check_flags(args)
+    return args
+
+
+def check_flags(args: argparse.Namespace) -> None:
+    """UserError for numbers that make no sense and for flags that the mode would ignore."""
     if min(args.steps, args.batch_size) < 1 or min(args.save_every, args.eval_samples) < 0 \
-            or not args.lr > 0:
-        raise UserError("--steps, --batch-size and --lr must be positive, --save-every and "
-                        "--eval-samples not negative")
+            or not args.lr > 0 or (args.max_tasks is not None and args.max_tasks < 1):
+        raise UserError("--steps, --batch-size, --max-tasks and --lr must be positive, "
+                        "--save-every and --eval-samples not negative")
+    foreign = {"--loras": args.loras and args.mode != "recon",
+               "--one-hot": args.one_hot and args.mode != "recon",
+               "--canonical": args.canonical and args.mode != "recon",
+               "--recon-space": args.recon_space != "factors" and args.mode != "recon",
+               "--init": args.init and args.mode not in ("sft", "recon"),
+               "--task": args.task and args.mode not in ("lora", "recon"),
+               "--max-tasks": args.max_tasks and args.mode not in ("lora", "recon")}
+    for flag, wrong in foreign.items():
+        if wrong:
+            raise UserError(f"--mode {args.mode} has no use for {flag}; leave it out")
+    if args.mode == "recon" and not args.loras:
+        raise UserError("--mode recon needs --loras DIR, a library as --mode lora writes it")
     if args.mode == "sft" and args.describe == "prompt":
         raise UserError("--mode sft reads the description in T2L: use --describe lora or both")
     if args.mode == "mtlora" and args.describe == "both":
         raise UserError("--mode mtlora has no hypernetwork: --describe prompt, or leave it out")
-    return args
+    if args.mode in ("lora", "recon") and args.describe != "lora":
+        raise UserError(f"--mode {args.mode} has no description in the prompt: leave out "
+                        "--describe")
+    if args.mode == "lora" and args.batch_size % PER_TASK:
+        raise UserError(f"--batch-size {args.batch_size} is no multiple of {PER_TASK}, the samples "
+                        "of each task in a batch")
 
 
-def new_trainee(args: argparse.Namespace, model: mistral.Mistral, encoder: Encoder,
-                suite: Suite) -> nn.Module:
+def chosen(names: list[str], args: argparse.Namespace) -> list[str]:
+    """--task's names, or the first --max-tasks of one fixed draw: 8 tasks are among the 16."""
+    for name in set(args.task or ()) - set(names):
+        raise UserError(f"there is no {name!r} to train on; there are {', '.join(names[:5])} … "
+                        f"({len(names)} in all)")
+    names = args.task or random.Random(0).sample(sorted(names), len(names))
+    return names[:args.max_tasks]
+
+
+# -------------------------------------------------------------------------------- the modes
+
+def load_all(args: argparse.Namespace) -> tuple[mistral.Mistral, mistral.Tokenizer, Suite]:
+    model = mistral.load_model(args.model, args.dtype, args.device)
+    tokenizer = mistral.load_tokenizer(args.model)
+    limit = min(MAX_TOKENS, model.cfg.max_position_embeddings)
+    suite = fitting(load_suite(args.tasks), tokenizer, limit, args.describe)
+    print(f"{model.cfg.name}, {len(suite.train)} training tasks, {len(suite.unseen)} unseen",
+          file=sys.stderr)
+    model.recompute = args.recompute
+    if args.compile:
+        compile_layers(model)
+    return model, tokenizer, suite
+
+
+def train_oracles(args: argparse.Namespace, out: Path) -> str:
+    """--mode lora: as many tasks side by side as a batch holds, then the next ones."""
+    model, tokenizer, suite = load_all(args)
+    tasks = {task.name: task for task in suite.train}
+    tasks = [tasks[name] for name in chosen(list(tasks), args)]
+    tasks.sort(key=lambda task: sum(len(x) + len(a[0]) for x, a in task.train) / len(task.train))
+    begin(args, out)
+    began = time.perf_counter()
+    objective, together = Answers(model, tokenizer, "lora"), args.batch_size // PER_TASK
+    for i in range(0, len(tasks), together):                 # of similar length: less padding
+        side_by_side = tasks[i:i + together]
+        if all((out / task.name).exists() for task in side_by_side):
+            continue                                         # resumed
+        torch.manual_seed(args.seed)
+        trainee = PlainLoRAs(model.cfg, [task.name for task in side_by_side]).to(args.device)
+        best = BestSteps(trainee, side_by_side, objective, every=max(1, args.steps // 15))
+        batches = draw_from_each(best.in_play, PER_TASK, args.seed)
+        train(trainee, new_optimizer(trainee, args), batches, objective, args,
+              out / f"log_{i // together:03}.jsonl", done=best.done)
+        best.save(out, args.dtype)
+    write_json(out / "config.json", settings(args) | finished())
+    seconds = time.perf_counter() - began
+    return (f"{len(tasks)} oracles in {seconds / 60:.1f} min ({objective.seen / seconds:.0f} "
+            "tokens/s)")
+
+
+def through_the_model(args: argparse.Namespace):
+    """--mode sft, mtlora: (trainee, draw(start), objective, evaluate(out) → one line)."""
+    model, tokenizer, suite = load_all(args)
+    encoder = load_encoder(args.encoder)
     torch.manual_seed(args.seed)
-    sizes = t2l_ops.for_model(model.cfg, args.arch, encoder)
     if args.mode == "mtlora":
-        return MultiTaskLoRA(sizes).to(args.device)
-    return TextToLoRA(t2l_ops.T2L(sizes), encoder, suite.train).to(args.device)
+        trainee = PlainLoRAs(model.cfg)
+    else:
+        t2l = start_from(args, t2l_ops.for_model(model.cfg, args.arch, encoder))
+        trainee = TextToLoRA(t2l, encoder, suite.train, fresh=not args.init)
+
+    def draw(start: int) -> Iterator[list[Sample]]:
+        return draw_samples(suite.train, tokenizer, args.batch_size, args.seed, start,
+                            args.describe)
+
+    def evaluate(out: Path) -> str:
+        from eval import report
+        plain = model                                 # its many shapes run uncompiled
+        if args.compile:
+            plain = mistral.load_model(args.model, args.dtype, args.device)
+        return report([out], suite, plain, tokenizer, encoder, args.eval_samples)
+    return trainee.to(args.device), draw, Answers(model, tokenizer, args.describe), evaluate
+
+
+def from_a_library(args: argparse.Namespace):
+    """--mode recon: the same four things; the language model is only needed to evaluate."""
+    loras, base_model = load_library(args.loras)
+    loras = {name: loras[name] for name in chosen(list(loras), args)}
+    if args.canonical:
+        loras = {name: canonical(lora) for name, lora in loras.items()}
+    if args.one_hot:
+        encoder = OneHot(list(loras))
+        tasks = [Task(name, (), (), (name,), ()) for name in loras]
+    else:
+        encoder, suite = load_encoder(args.encoder), load_suite(args.tasks)
+        known = {task.name: task for part in vars(suite).values() for task in part}
+        for name in loras:
+            if name not in known:
+                raise UserError(f"{args.loras}/{name}: no task of that name, so no description; "
+                                "give its --tasks, or use --one-hot")
+        tasks = [known[name] for name in loras]
+    A, B = loras[tasks[0].name]
+    sizes = t2l_ops.Config(
+        args.arch, encoder.width, len(next(iter(A.values()))),
+        {m: (A[m].shape[-1], B[m].shape[-2]) for m in A}, next(iter(A.values())).shape[-2],
+        base_model=base_model, encoder=encoder.name, z_scored=not args.init,
+        tasks=list(loras) if args.one_hot else [])
+    torch.manual_seed(args.seed)
+    t2l, z_scores = start_from(args, sizes), not args.init and args.recon_space == "factors"
+    objective = Library(loras, args.recon_space, z_scores, args.dtype)
+    if not args.init:
+        t2l.emit_z_scores_of(objective.mean, objective.std)
+
+    def evaluate(out: Path) -> str:
+        from eval import report_library
+        model, tokenizer, suite = load_all(args)
+        return report_library(loras, [out], suite, model, tokenizer, args.eval_samples)
+    trainee = TextToLoRA(t2l, encoder, tasks, not args.init, z_scores).to(args.device)
+    return (trainee, lambda start: draw_tasks(tasks, args.batch_size, args.seed, start), objective,
+            evaluate)
+
+
+def start_from(args: argparse.Namespace, sizes: t2l_ops.Config) -> t2l_ops.T2L:
+    """A fresh hypernetwork of these sizes, or --init's if it is for the same models."""
+    if not args.init:
+        return t2l_ops.T2L(sizes)
+    t2l = t2l_ops.load_t2l(args.init)
+    for key in ("arch", "emb_size", "n_layers", "modules", "rank", "base_model", "encoder",
+                "tasks"):
+        found, wanted = getattr(t2l.cfg, key), getattr(sizes, key)
+        if found != wanted:
+            raise UserError(f"--init {args.init}: its {key} is {found!r}, this run's {wanted!r}")
+    return t2l
+
+
+def new_optimizer(trainee: nn.Module, args: argparse.Namespace) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(trainee.parameters(), lr=args.lr, weight_decay=1e-2)
+
+
+def train_one(args: argparse.Namespace, out: Path) -> str:
+    """--mode sft, mtlora, recon: one trainee from the first step to its evaluation."""
+    setup = from_a_library if args.mode == "recon" else through_the_model
+    trainee, draw, objective, evaluate = setup(args)
+    print(f"{sum(p.numel() for p in trainee.parameters()):,} trainable parameters", file=sys.stderr)
+    optimizer = new_optimizer(trainee, args)
+    if not args.resume:
+        begin(args, out)
+    start = load_state(out, trainee, optimizer) if args.resume else 0
+    began = time.perf_counter()
+    train(trainee, optimizer, draw(start), objective, args, out / "log.jsonl", start)
+    seconds = time.perf_counter() - began
+    about = {"library": list(objective.rows)} if args.mode == "recon" else {}
+    trainee.save(out, args.dtype, settings(args) | about | finished())
+    (out / "train_state.pt").unlink(missing_ok=True)
+    line = (f"{args.steps} steps in {seconds / 60:.1f} min ({objective.seen / seconds:.0f} "
+            f"{objective.unit}/s)")
+    return line + ("; " + evaluate(out) if args.eval_samples else "")
+
+
+def finished() -> dict:
+    command = shlex.join(["python", Path(sys.argv[0]).name, *sys.argv[1:]])
+    return {"finished": True, "command": command}
 
 
 def main() -> None:
@@ -310,33 +623,7 @@ def main() -> None:
         return
     keep_freed_memory()
     began = time.perf_counter()
-    model = mistral.load_model(args.model, args.dtype, args.device)
-    tokenizer, encoder = mistral.load_tokenizer(args.model), load_encoder(args.encoder)
-    limit = min(MAX_TOKENS, model.cfg.max_position_embeddings)
-    suite = fitting(load_suite(args.tasks), tokenizer, limit, args.describe)
-    print(f"{model.cfg.name}, {encoder.name}, {len(suite.train)} training tasks, "
-          f"{len(suite.unseen)} unseen", file=sys.stderr)
-    trainee = new_trainee(args, model, encoder, suite)
-    print(f"{sum(p.numel() for p in trainee.parameters()):,} trainable parameters", file=sys.stderr)
-    if not args.resume:
-        begin(args, out)
-    model.recompute = args.recompute
-    if args.compile:
-        compile_layers(model)
-
-    train_began = time.perf_counter()
-    tokens = train(trainee, model, tokenizer, suite, args, out)
-    seconds = time.perf_counter() - train_began
-    trainee.save(out, args.dtype, settings(args) | {
-        "finished": True, "command": shlex.join(["python", Path(sys.argv[0]).name, *sys.argv[1:]])})
-    (out / "train_state.pt").unlink(missing_ok=True)
-    line = f"{args.steps} steps in {seconds / 60:.1f} min ({tokens / seconds:.0f} tokens/s)"
-    if args.eval_samples:
-        from eval import report
-        if args.compile:                              # evaluation's many shapes run uncompiled
-            del model
-            model = mistral.load_model(args.model, args.dtype, args.device)
-        line += "; " + report([out], suite, model, tokenizer, encoder, args.eval_samples)
+    line = (train_oracles if args.mode == "lora" else train_one)(args, out)
     peak = peak_memory()
     print(f"{out}: {line}; {(time.perf_counter() - began) / 60:.1f} min in all"
           + (f", peak memory {peak:.1f} GiB" if peak else ""))

@@ -8,6 +8,7 @@ optionally, `Descriptions` (wordings of what the task asks), `Split` {train, tes
 many instances, then the next) and `Description Split` (likewise). `splits.json` beside the folder
 names the tasks that are kept from training: {"unseen": […], "validation": […]}.
 """
+import itertools
 import random
 import warnings
 from collections.abc import Iterator
@@ -142,6 +143,30 @@ def draw_samples(tasks: list[Task], tokenizer: "Tokenizer", batch_size: int, see
         rng.shuffle(batches)
         yield from batches[skip:]
         bucket, skip = bucket + 1, 0
+
+
+def draw_from_each(tasks: list[Task], per_task: int, seed: int = 0) -> Iterator[list[Sample]]:
+    """Endless batches of `per_task` samples of every task that `tasks` holds at that moment.
+
+    A task's samples depend on its name, the seed and the step alone: not on its company.
+    """
+    for step in itertools.count():
+        samples = []
+        for task in tasks:
+            rng = random.Random(f"{seed} {task.name} {step}")
+            for text, answers in rng.choices(task.train, k=per_task):
+                samples.append(Sample(task.name, rng.choice(task.descriptions), text, answers))
+        yield samples
+
+
+def draw_tasks(tasks: list[Task], batch_size: int, seed: int = 0,
+               start: int = 0) -> Iterator[list[Sample]]:
+    """Endless batches of tasks with one of their training descriptions and no input; all of the
+    tasks if `batch_size` reaches that far. Batch number `start` is the same in a resumed run."""
+    for step in itertools.count(start):
+        rng = random.Random(f"{seed} {step}")
+        yield [Sample(task.name, rng.choice(task.descriptions), "", ())
+               for task in rng.sample(tasks, min(batch_size, len(tasks)))]
 
 
 def message(sample: Sample, describe: str) -> str:

@@ -119,7 +119,7 @@ def t2l_rows(folder: Path, config: dict, suite: Suite, swaps: Swaps, encoder: En
     if t2l.cfg.base_model != model.cfg.name:
         print(f"warning: {folder} was trained for {t2l.cfg.base_model}, not for {model.cfg.name}",
               file=sys.stderr)
-    encoder = encoder or t2l_ops.named_encoder(t2l.cfg.encoder)
+    encoder = encoder or t2l_ops.encoder_of(t2l.cfg)
     lines = [d for task in suite.train for d in task.descriptions[:4]]   # enough for a steady mean
     average = t2l_ops.normalised(t2l_ops.embed(encoder, lines).mean(0, keepdim=True))
 

@@ -235,13 +235,17 @@ def save_t2l(t2l: T2L, folder: str | Path, dtype: torch.dtype, about: dict) -> N
         write_json(scratch / "config.json", {**about, "t2l": asdict(t2l.cfg)})
 
 
-def load_t2l(path: str | Path | None = None) -> T2L:
+def load_t2l(path: str | Path | None = None, module_order: tuple[str, ...] | None = None) -> T2L:
     """A trained hypernetwork in fp32, eval mode (None: the committed one for the default model).
 
-    Needs neither the language model nor the encoder on disk. Raises UserError where config.json
-    and the tensors do not belong together.
+    `path` is a folder of ours or one that the authors released; only the latter needs to be told
+    `module_order`, see official.py. Needs neither the language model nor the encoder on disk.
+    Raises UserError where config.json and the tensors do not belong together.
     """
     folder = Path(path) if path else CHECKPOINT
+    if (folder / "hypermod.pt").exists():
+        from official import load_official
+        return load_official(folder, module_order)
     raw = read_json(folder / "config.json")
     if "t2l" not in raw:
         raise UserError(f"{folder}/config.json has no \"t2l\" section; expected a folder written "
@@ -355,8 +359,8 @@ def main() -> None:
         help="the language model's precision")
     args = parser.parse_args()
     t2l = load_t2l(args.ckpt)
-    encoder = load_encoder(args.encoder) if args.encoder else named_encoder(t2l.cfg.encoder)
-    description = checked(args.description, encoder)
+    encoder = load_encoder(args.encoder) if args.encoder else encoder_of(t2l.cfg)
+    description = args.description if t2l.cfg.tasks else checked(args.description, encoder)
     print(f"T2L-{t2l.cfg.arch} for {t2l.cfg.base_model}, encoder {encoder.name}", file=sys.stderr)
     start = time.perf_counter()
     lora_A, lora_B = generate_lora(t2l, description, encoder)

@@ -256,10 +256,7 @@ class BestSteps:
         self.best: dict[str, dict] = {}
         self.weights: dict[str, list[Tensor]] = {}
         for task in tasks:
-            n = min(HELD_OUT, len(task.train) // 5)
-            if n == 0:
-                raise UserError(f"{task.name} has {len(task.train)} training instances; an oracle "
-                                "needs at least 5, a fifth of them to choose its best step")
+            n = n_held_out(task)
             self.in_play.append(replace(task, train=task.train[:-n]))
             self.held_out[task.name] = [Sample(task.name, task.descriptions[0], text, answers)
                                         for text, answers in task.train[-n:]]
@@ -301,6 +298,14 @@ class BestSteps:
                                validation_loss=f"{self.best[name]['validation_loss']:.4f}",
                                validation_exact_match=f"{100 * right:.1f}",
                                best_step=str(self.best[name]["best_step"]))
+
+
+def n_held_out(task: Task) -> int:
+    """How many of the training instances an oracle is chosen by: a fifth, at most HELD_OUT."""
+    if len(task.train) < 5:
+        raise UserError(f"{task.name} has {len(task.train)} training instances; an oracle needs at "
+                        "least 5, a fifth of them to choose its best step")
+    return min(HELD_OUT, len(task.train) // 5)
 
 
 def exact_match(objective: Answers, samples: list[Sample], adapters: LoRA) -> float:
@@ -491,6 +496,8 @@ def train_oracles(args: argparse.Namespace, out: Path) -> str:
     tasks = {task.name: task for task in suite.train}
     tasks = [tasks[name] for name in chosen(list(tasks), args)]
     tasks.sort(key=lambda task: sum(len(x) + len(a[0]) for x, a in task.train) / len(task.train))
+    for task in tasks:
+        n_held_out(task)                                     # all of them before the first is trained
     begin(args, out)
     began = time.perf_counter()
     objective, together = Answers(model, tokenizer, "lora"), args.batch_size // PER_TASK

@@ -301,6 +301,7 @@ def test_a_task_with_too_few_instances(tiny_tasks, tmp_path, monkeypatch):
     with pytest.raises(UserError, match="few has 4 training instances"):
         run(monkeypatch, "--mode", "lora", "--tasks", tiny_tasks, "--task", "few", "--steps", 1,
             "--out", tmp_path / "lora")
+    assert not (tmp_path / "lora").exists()
 
 
 @pytest.mark.parametrize("flags, said", [

@@ -138,11 +138,13 @@ def test_only_the_optimisers_step_changes_anything_and_only_the_trainee(tiny_tas
     """Hashes around the real loop, and around each optimizer step in it."""
     model = mistral.load_model(GOLDEN / "llama", torch.float32)
     tokenizer = mistral.load_tokenizer(GOLDEN / "llama")
-    encoder, suite = train_ops.load_encoder(GOLDEN / "bert"), load_suite(tiny_tasks)
+    encoder, tasks = train_ops.load_encoder(GOLDEN / "bert"), load_suite(tiny_tasks).train
     monkeypatch.setattr(sys, "argv", ["train.py", *TINY, "--mode", "sft", "--steps", "3",
                                       "--lr", "0.01"])
     args = train_ops.parse_args()
-    trainee = train_ops.new_trainee(args, model, encoder, suite)
+    trainee = train_ops.TextToLoRA(t2l_ops.T2L(t2l_ops.for_model(model.cfg, "L", encoder)), encoder,
+                                   tasks)
+    optimizer = train_ops.new_optimizer(trainee, args)
     frozen, moving = (digest(model), digest(encoder)), [digest(trainee)]
     step = torch.optim.AdamW.step
 
@@ -152,7 +154,8 @@ def test_only_the_optimisers_step_changes_anything_and_only_the_trainee(tiny_tas
         moving.append(digest(trainee))
     monkeypatch.setattr(torch.optim.AdamW, "step", watched_step)
     before = [p.detach().clone() for p in trainee.parameters()]
-    train_ops.train(trainee, model, tokenizer, suite, args, tmp_path)
+    train_ops.train(trainee, optimizer, draw_samples(tasks, tokenizer, 4),
+                    train_ops.Answers(model, tokenizer, "lora"), args, tmp_path / "log.jsonl")
     assert digest(trainee) == moving[-1] and len(set(moving)) == 4
     assert all((p != old).any() for p, old in zip(trainee.parameters(), before))
     assert (digest(model), digest(encoder)) == frozen

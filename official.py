@@ -1,0 +1,127 @@
+"""The authors' released checkpoints (github.com/SakanaAI/text-to-lora) as a T2L.
+
+    t2l = load_t2l("trained_t2l/t2l_demo")       # load_t2l comes here where it finds hypermod.pt
+
+Such a folder holds adapter_config.json (PEFT's: rank, alpha, rsLoRA), args.yaml (flat keys: what
+was trained) and hypermod.pt (a pickled dict of tensors, whose names are ours). All sizes are those
+of the tensors. What their code does to the heads' output in its various trainings is always
+"times a number, plus a number" for every entry; so it becomes a T2L that emits z-scores.
+"""
+import pickle
+import warnings
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from data.files import UserError, read_json
+from t2l import T2L, Config
+
+BUFFERS = ("AB_offset", "mean_recon_target", "std_recon_target")
+# args.yaml may say these only: (key, the one value that this implementation knows)
+KNOWN = {"encoder_type": "linear", "use_one_hot_task_emb": False, "exp_setup": "hyper_lora"}
+
+
+def load_official(folder: Path, module_order: tuple[str, ...] | None = None) -> T2L:
+    """A released checkpoint in fp32, eval mode; UserError where something cannot be honoured.
+
+    The embeddings of the adapted modules come in the order of a Python set, which the files do not
+    tell: `module_order` says it, else args.yaml if it does, else q_proj, v_proj with a warning.
+    """
+    args, adapter = read_flat_yaml(folder / "args.yaml"), read_json(folder / "adapter_config.json")
+    odd = [f"{key}: {args[key]!r}" for key, value in KNOWN.items() if args.get(key, value) != value]
+    if odd:
+        raise UserError(f"{folder}/args.yaml: cannot honour {', '.join(odd)}")
+    state = read_pickled_tensors(folder / "hypermod.pt")
+    order = module_order or args.get("module_order")
+    if not order:
+        order = sorted(adapter.get("target_modules", ["q_proj", "v_proj"]))
+        warnings.warn(f"{folder} does not say which module came first in training; taken for "
+                      f"{', '.join(order)}: give module_order if its adapters do nothing sensible")
+    try:
+        cfg = sizes(state, args, adapter, tuple(order))
+        emitted = what_heads_emit(state, args, cfg)
+    except (KeyError, IndexError, AttributeError, TypeError) as error:
+        raise UserError(f"{folder}: not the authors' layout, {error} is missing or odd") from None
+    state = {k: w for k, w in state.items() if not k.startswith(BUFFERS)} | emitted
+    with torch.device("meta"):
+        t2l = T2L(cfg)
+    try:
+        t2l.load_state_dict({k: w.float() for k, w in state.items()}, strict=True, assign=True)
+    except RuntimeError as error:
+        raise UserError(f"{folder}/hypermod.pt: {' '.join(str(error).split())[:300]}") from None
+    return t2l.eval()
+
+
+def sizes(state: dict[str, Tensor], args: dict, adapter: dict, order: tuple[str, ...]) -> Config:
+    """Config from the shapes: which head, too, follows from the tensors that are there."""
+    A, B = ({m: state[f"AB_offset.{side}.{m}"] for m in order} for side in "AB")   # (n, r, d_in) …
+    r, head = A[order[0]].shape[1], state[f"heads.{order[0]}.weight"]
+    alpha = adapter["lora_alpha"] / (1 if adapter.get("use_rslora") else r ** 0.5)
+    return Config(
+        "S" if "pos_emb.0.weight" in state else "M" if "out_emb_norm.weight" in state else "L",
+        emb_size=state["task_encoder.mlp.0.weight"].shape[1],
+        n_layers=state["layer_depth_encoder.0.weight"].shape[0],
+        modules={m: (A[m].shape[2], B[m].shape[1]) for m in order}, rank=r, alpha=alpha,
+        latent=state["mixer.1.weight"].shape[1], head_in=head.shape[1],
+        head_bias=f"heads.{order[0]}.bias" in state, base_model=args["model_dir"],
+        encoder=args["emb_model"] or "base", z_scored=True)
+
+
+def what_heads_emit(state: dict[str, Tensor], args: dict, cfg: Config) -> dict[str, Tensor]:
+    """The mean and the deviation by which a head's numbers become A and B."""
+    recon, found = args["training_task"] == "recon", {}
+    for side in "AB":
+        for m in cfg.modules:
+            offset = state[f"AB_offset.{side}.{m}"].float()
+            mean, std = offset, torch.ones_like(offset)
+            if recon and args["pred_z_score"]:
+                mean = offset + state[f"mean_recon_target.{side}.{m}"]
+                std = state[f"std_recon_target.{side}.{m}"].float() + 1e-10
+            elif recon and not args["factorized"]:
+                std = std / args["delta_w_scaling"] ** 0.5
+            found[f"mean_recon_target.{side}.{m}"] = mean
+            found[f"std_recon_target.{side}.{m}"] = std
+    return found
+
+
+def read_pickled_tensors(path: Path) -> dict[str, Tensor]:
+    """A pickled dict of tensors; anything else in the file is refused, not run."""
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist") from None
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+        said = str(error).splitlines()[0][:150] if str(error) else "cut off"
+        raise UserError(f"{path} is not a pickled dict of tensors ({said})") from None
+    if not isinstance(state, dict) or not all(isinstance(w, Tensor) for w in state.values()):
+        raise UserError(f"{path}: expected a dict of tensors")
+    return state
+
+
+def read_flat_yaml(path: Path) -> dict:
+    """`key: value` lines, and lists of `- value` lines; no more YAML than args.yaml needs."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist") from None
+    values, key = {}, ""
+    for line in lines:
+        if line.strip().startswith("- "):
+            values[key] = [*(values.get(key) or []), scalar(line.strip()[2:])]
+        elif ":" in line and not line.startswith((" ", "#")):
+            key, text = line.split(":", 1)
+            values[key] = scalar(text.strip())
+    return values
+
+
+def scalar(text: str) -> str | float | int | bool | None:
+    words = {"true": True, "false": False, "null": None, "~": None, "": None}
+    if text.lower() in words:
+        return words[text.lower()]
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            pass
+    return text.strip("'\"")

@@ -1,0 +1,149 @@
+"""The authors' checkpoints: what they mean, and what in such a folder is refused."""
+import json
+import os
+import random
+import warnings
+
+import pytest
+import torch
+from conftest import ROOT
+from safetensors.torch import load_file
+
+import lora as lora_ops
+import t2l as t2l_ops
+from data.files import UserError
+
+REFERENCE = ROOT.parent / "shared" / "reference"
+ARGS = {"training_task": "sft", "pred_z_score": False, "factorized": True, "delta_w_scaling": 10000,
+        "encoder_type": "linear", "emb_model": "''", "model_dir": "tiny-mistral",
+        "module_order": ["q_proj", "v_proj"]}
+
+
+@pytest.mark.skipif(not REFERENCE.is_dir(), reason="the reference checkpoints are not here")
+@pytest.mark.parametrize("name", ["L_sft", "M_sft", "S_sft", "L_recon"])
+def test_the_authors_code_gives_the_same_lora(name):
+    t2l = t2l_ops.load_t2l(REFERENCE / name)
+    expected = load_file(REFERENCE / name / "expected.safetensors")
+    assert t2l.cfg.arch == name[0] and t2l.cfg.base_model == "tiny-mistral"
+    A, B = t2l(expected["task_emb"])
+    for k in range(3):
+        for part, side in zip((A, B), "AB"):
+            for module, stack in part.items():
+                for i in range(t2l.cfg.n_layers):
+                    key = f"{k}." + lora_ops.KEY.format(layer=i, module=module, side=side)
+                    torch.testing.assert_close(stack[k, i], expected[key], atol=1e-5, rtol=1e-5)
+    swapped = t2l_ops.load_t2l(REFERENCE / name, module_order=("v_proj", "q_proj"))
+    other = swapped(expected["task_emb"])[0]["q_proj"]
+    assert (other - A["q_proj"]).abs().max() > 1e-3
+
+
+def write_folder(folder, arch: str = "L", adapter: dict = {}, extra: dict = {}, **changes):
+    """A random T2L of ours in the authors' layout, as their code would have saved it."""
+    rng = random.Random(arch)
+    modules = {"q_proj": (rng.randint(8, 20), rng.randint(8, 20)),
+               "v_proj": (rng.randint(8, 20), rng.randint(8, 20))}
+    t2l = t2l_ops.T2L(t2l_ops.Config(arch, 10, 3, modules, rank=4, latent=32, head_in=24)).eval()
+    state = t2l.state_dict()
+    for head in t2l.heads.values():
+        torch.nn.init.normal_(head.weight)
+    for m, (d_in, d_out) in modules.items():
+        for side, shape in (("A", (3, 4, d_in)), ("B", (3, d_out, 4))):
+            for name in ("AB_offset", "mean_recon_target", "std_recon_target"):
+                state[f"{name}.{side}.{m}"] = torch.rand(shape)
+    folder.mkdir(exist_ok=True)
+    torch.save(state | extra, folder / "hypermod.pt")
+    (folder / "adapter_config.json").write_text(json.dumps(
+        {"peft_type": "LORA", "r": 4, "lora_alpha": 16, "use_rslora": True,
+         "target_modules": ["v_proj", "q_proj"]} | adapter))
+    lines = []
+    for key, value in (ARGS | changes).items():
+        if isinstance(value, list):
+            lines += [f"{key}:", *(f"- {v}" for v in value)]
+        elif value is not None:
+            lines.append(f"{key}: {str(value).lower() if isinstance(value, bool) else value}")
+    (folder / "args.yaml").write_text("\n".join(lines) + "\n")
+    return t2l, state
+
+
+@pytest.mark.parametrize("arch", "LMS")
+@pytest.mark.parametrize("training", ["sft", "recon z-scores", "recon delta"])
+def test_every_training_is_a_number_times_the_heads_plus_a_number(arch, training, tmp_path):
+    task, _, kind = training.partition(" ")
+    ours, state = write_folder(tmp_path / "official", arch, training_task=task,
+                               pred_z_score=kind == "z-scores", factorized=kind != "delta")
+    emb = torch.randn(2, 10)
+    found = t2l_ops.load_t2l(tmp_path / "official")
+    assert found.scale == 8.0                                             # 16 / √4
+    for side, raw, given in zip("AB", ours(emb), found(emb)):
+        for m, w in raw.items():
+            offset = state[f"AB_offset.{side}.{m}"]
+            expected = {"": w + offset, "delta": w / 100 + offset,
+                        "z-scores": w * state[f"std_recon_target.{side}.{m}"]
+                        + state[f"mean_recon_target.{side}.{m}"] + offset}[kind]
+            torch.testing.assert_close(given[m], expected, atol=1e-5, rtol=1e-5)
+    t2l_ops.save_t2l(found, tmp_path / "ours", torch.float32, {})         # and it can be kept as ours
+    again = t2l_ops.load_t2l(tmp_path / "ours")
+    torch.testing.assert_close(again(emb)[1]["v_proj"], found(emb)[1]["v_proj"])
+
+
+def test_the_scale_without_rank_stabilisation(tmp_path):
+    write_folder(tmp_path, adapter={"use_rslora": False})
+    assert t2l_ops.load_t2l(tmp_path).scale == 4.0                        # 16 / 4
+
+
+def test_an_unknown_order_of_the_modules_is_guessed_aloud(tmp_path):
+    write_folder(tmp_path, module_order=None)
+    with pytest.warns(UserWarning, match="does not say which module came first"):
+        t2l = t2l_ops.load_t2l(tmp_path)
+    assert list(t2l.cfg.modules) == ["q_proj", "v_proj"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        t2l = t2l_ops.load_t2l(tmp_path, module_order=("v_proj", "q_proj"))
+    assert list(t2l.cfg.modules) == ["v_proj", "q_proj"]
+
+
+class Trap:
+    """Unpickled freely, it would make a folder."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+def test_a_pickle_that_runs_code_is_refused_and_not_run(tmp_path):
+    write_folder(tmp_path)
+    torch.save({"trap": Trap(tmp_path / "sprung")}, tmp_path / "hypermod.pt")
+    with pytest.raises(UserError, match="not a pickled dict of tensors"):
+        t2l_ops.load_t2l(tmp_path)
+    assert not (tmp_path / "sprung").exists()
+
+
+@pytest.mark.parametrize("changes, said", [
+    ({"extra": {"mystery.weight": torch.zeros(1)}}, "mystery.weight"),
+    ({"extra": {"mixer.1.weight": torch.zeros(7, 32)}}, "mixer.1.weight"),
+    ({"encoder_type": "transformer"}, "cannot honour encoder_type: 'transformer'"),
+    ({"use_one_hot_task_emb": True}, "cannot honour use_one_hot_task_emb: True"),
+    ({"training_task": None}, "training_task"),
+    ({"module_order": ["q_proj", "k_proj"]}, "k_proj")])
+def test_what_cannot_be_honoured_is_named(changes, said, tmp_path):
+    write_folder(tmp_path, **changes)
+    with pytest.raises(UserError, match=said):
+        t2l_ops.load_t2l(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["args.yaml", "adapter_config.json"])
+def test_a_missing_file_is_named(name, tmp_path):
+    write_folder(tmp_path)
+    (tmp_path / name).unlink()
+    with pytest.raises(UserError, match=f"{name} does not exist"):
+        t2l_ops.load_t2l(tmp_path)
+
+
+def test_a_file_that_is_cut_off(tmp_path):
+    write_folder(tmp_path)
+    whole = (tmp_path / "hypermod.pt").read_bytes()
+    (tmp_path / "hypermod.pt").write_bytes(whole[:len(whole) // 2])
+    with pytest.raises(UserError, match="not a pickled dict of tensors"):
+        t2l_ops.load_t2l(tmp_path)

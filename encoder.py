@@ -1,9 +1,12 @@
-"""The text encoder: a task description in English → one vector (arXiv 2506.06105, section 3).
+"""Text encoders: a task description in English → one vector (arXiv 2506.06105, section 3).
 
     encoder = load_encoder()                     # all-MiniLM-L6-v2, fetched if missing
     embeddings = encoder.embed(["Answer with the opposite of the word."])        # (1, 384)
 
-A BERT (arXiv 1810.04805) with mean pooling, in fp32. Modules carry Hugging Face's names.
+A BERT (arXiv 1810.04805) such as MiniLM; or gte-large-en-v1.5 (arXiv 2407.19669), a BERT with
+rotary positions and a gated MLP, which calls its architecture "new"; or the language model itself.
+All in fp32; modules carry Hugging Face's names. Reading order: Config, the two kinds of layers,
+the encoder, the language model as encoder, one-hot "encoding", loading.
 Shapes: b texts, t tokens, d width, h heads, c channels of a head.
 """
 from dataclasses import dataclass
@@ -14,16 +17,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from data.download import default_encoder
+from data.download import cache_folder, default_encoder
 from data.files import UserError, read_json, read_safetensors, read_tokenizer
-
+from mistral import rotate
 
 DEFAULT_ENCODER = "all-MiniLM-L6-v2"
 
 
 @dataclass
 class Config:
-    """The fields of a BERT's config.json that this encoder honours."""
+    """The fields of a config.json that this encoder honours; rope_* with model_type "new" only."""
     vocab_size: int
     hidden_size: int
     num_hidden_layers: int
@@ -32,37 +35,55 @@ class Config:
     max_position_embeddings: int
     type_vocab_size: int
     layer_norm_eps: float
+    rope_theta: float = 0.0                   # 0: a table of positions, as in BERT
+    rope_factor: float = 1.0                  # "ntk" scaling
+    mean_pooling: bool = True                 # else the first token's state stands for the text
 
     @classmethod
     def from_json(cls, path: Path) -> "Config":
         raw = read_json(path)
+        new = raw.get("model_type") == "new"
         usual = {"model_type": "bert", "hidden_act": "gelu", "position_embedding_type": "absolute"}
+        if new:
+            usual |= {"model_type": "new", "position_embedding_type": "rope", "pack_qkv": True,
+                      "layer_norm_type": "layer_norm", "logn_attention_scale": False,
+                      "logn_attention_clip1": False}
+        scaling = raw.get("rope_scaling") or {"type": "ntk", "factor": 1.0}
         odd = [f"{k}={raw[k]!r}" for k, v in usual.items() if raw.get(k, v) != v]
-        missing = [f for f in cls.__dataclass_fields__ if f not in raw]
-        if odd or missing:
-            raise UserError(f"{path}: cannot honour {', '.join(odd + missing)}; expected a BERT "
-                            "encoder such as all-MiniLM-L6-v2")
-        return cls(**{f: raw[f] for f in cls.__dataclass_fields__})
+        if new and (scaling.get("type") != "ntk" or scaling.get("mixed_b")):
+            odd.append(f"rope_scaling={scaling!r}")
+        names = list(cls.__dataclass_fields__)[:8] + ["rope_theta"] * new
+        odd += [name for name in names if name not in raw]
+        if odd:
+            raise UserError(f"{path}: cannot honour {', '.join(odd)}; expected a BERT encoder such "
+                            "as all-MiniLM-L6-v2, or gte-large-en-v1.5")
+        return cls(**{name: raw[name] for name in names},
+                   rope_factor=scaling["factor"] if new else 1.0)
 
 
 class Embeddings(nn.Module):
-    """Word + position + segment (always 0), normalised."""
+    """Word + position (where there is no RoPE) + segment (always 0), normalised."""
 
     def __init__(self, cfg: Config):
         super().__init__()
         d = cfg.hidden_size
         self.word_embeddings = nn.Embedding(cfg.vocab_size, d)
-        self.position_embeddings = nn.Embedding(cfg.max_position_embeddings, d)
-        self.token_type_embeddings = nn.Embedding(cfg.type_vocab_size, d)
+        self.position_embeddings = None if cfg.rope_theta else \
+            nn.Embedding(cfg.max_position_embeddings, d)
+        self.token_type_embeddings = nn.Embedding(cfg.type_vocab_size, d) \
+            if cfg.type_vocab_size else None
         self.LayerNorm = nn.LayerNorm(d, cfg.layer_norm_eps)
 
     def forward(self, ids: Tensor) -> Tensor:
-        positions = self.position_embeddings.weight[:ids.shape[1]]
-        return self.LayerNorm(self.word_embeddings(ids) + positions
-                              + self.token_type_embeddings.weight[0])
+        x = self.word_embeddings(ids)
+        if self.position_embeddings is not None:
+            x = x + self.position_embeddings.weight[:ids.shape[1]]
+        if self.token_type_embeddings is not None:
+            x = x + self.token_type_embeddings.weight[0]
+        return self.LayerNorm(x)
 
 
-class Layer(nn.Module):
+class BertLayer(nn.Module):
     """Bidirectional attention and a GELU MLP, each followed by LayerNorm (post-norm)."""
 
     def __init__(self, cfg: Config):
@@ -76,7 +97,7 @@ class Layer(nn.Module):
         self.output = nn.ModuleDict({"dense": nn.Linear(cfg.intermediate_size, d),
                                      "LayerNorm": nn.LayerNorm(d, cfg.layer_norm_eps)})
 
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+    def forward(self, x: Tensor, mask: Tensor, rope: None) -> Tensor:
         b, t, d = x.shape
         q, k, v = (self.attention["self"][name](x).view(b, t, self.h, d // self.h).transpose(1, 2)
                    for name in ("query", "key", "value"))                    # (b, h, t, c)
@@ -87,22 +108,61 @@ class Layer(nn.Module):
         return self.output["LayerNorm"](x + y)
 
 
+class NewLayer(nn.Module):
+    """The same with q, k and v from one matrix, RoPE, and a gated MLP: down(up x · gelu(gate x))."""
+
+    def __init__(self, cfg: Config):
+        super().__init__()
+        d, self.h = cfg.hidden_size, cfg.num_attention_heads
+        self.attention = nn.ModuleDict({"qkv_proj": nn.Linear(d, 3 * d), "o_proj": nn.Linear(d, d)})
+        self.attn_ln = nn.LayerNorm(d, cfg.layer_norm_eps)
+        self.mlp = nn.ModuleDict({
+            "up_gate_proj": nn.Linear(d, 2 * cfg.intermediate_size, bias=False),
+            "down_proj": nn.Linear(cfg.intermediate_size, d)})
+        self.mlp_ln = nn.LayerNorm(d, cfg.layer_norm_eps)
+
+    def forward(self, x: Tensor, mask: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
+        b, t, d = x.shape
+        q, k, v = self.attention["qkv_proj"](x).view(b, t, 3, self.h, d // self.h).unbind(2)
+        q, k, v = (z.transpose(1, 2) for z in (rotate(q, rope), rotate(k, rope), v))  # (b, h, t, c)
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2)
+        x = self.attn_ln(x + self.attention["o_proj"](y.reshape(b, t, d)))
+        up, gate = self.mlp["up_gate_proj"](x).chunk(2, -1)
+        return self.mlp_ln(x + self.mlp["down_proj"](up * F.gelu(gate)))
+
+
+def rope_table(t: int, cfg: Config) -> tuple[Tensor, Tensor]:
+    """cos, sin (t, 1, c), half-split as in mistral.py. "ntk" scaling by s: theta becomes s · theta
+    and every frequency is divided by s^(2/c), so that the fastest slow down least."""
+    c, s = cfg.hidden_size // cfg.num_attention_heads, cfg.rope_factor
+    frequencies = (s * cfg.rope_theta) ** (-torch.arange(0, c, 2).float() / c) / s ** (2 / c)
+    angles = torch.arange(t)[:, None] * frequencies
+    angles = torch.cat([angles, angles], -1)[:, None]
+    return angles.cos(), angles.sin()
+
+
 class Encoder(nn.Module):
     """BERT without its pooler; `embed` turns texts into vectors."""
 
     def __init__(self, cfg: Config):
         super().__init__()
         self.cfg, self.name, self.width = cfg, "", cfg.hidden_size
-        self.limit = min(256, cfg.max_position_embeddings)
+        # BERTs are tuned on at most 256 tokens; with RoPE the context is what a text may have
+        self.limit = min(cfg.max_position_embeddings, 8192 if cfg.rope_theta else 256)
         self.embeddings = Embeddings(cfg)
+        layer = NewLayer if cfg.rope_theta else BertLayer
         self.encoder = nn.ModuleDict({
-            "layer": nn.ModuleList(Layer(cfg) for _ in range(cfg.num_hidden_layers))})
+            "layer": nn.ModuleList(layer(cfg) for _ in range(cfg.num_hidden_layers))})
 
     def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
-        """ids, mask (b, t), True where there is a token → the mean of the last states (b, d)."""
+        """ids, mask (b, t), True where there is a token → (b, d): the mean of the last states, or
+        the first token's."""
         x = self.embeddings(ids)
+        rope = rope_table(ids.shape[1], self.cfg) if self.cfg.rope_theta else None
         for layer in self.encoder["layer"]:
-            x = layer(x, mask[:, None, None])
+            x = layer(x, mask[:, None, None], rope)
+        if not self.cfg.mean_pooling:
+            return x[:, 0]
         weights = mask[..., None].to(x.dtype)
         return (x * weights).sum(1) / weights.sum(1).clamp_min(1)     # no token at all: zeros
 
@@ -144,21 +204,51 @@ class OneHot:
         return rows
 
 
-def load_encoder(path: str | Path | None = None) -> Encoder:
-    """The encoder of a Hugging Face folder (None: all-MiniLM-L6-v2, fetched when missing)."""
+class LanguageModel:
+    """--encoder base: the language model reads the bare description, without a chat format; its
+    last token's state after the final norm is the embedding."""
+    name, limit = "base", 512
+
+    def __init__(self, folder: str | Path | None = None):
+        import mistral
+        self.model, self.tokenizer = mistral.load_model(folder), mistral.load_tokenizer(folder)
+        self.tokenizer, self.width = self.tokenizer.tokenizer, self.model.cfg.hidden_size
+
+    @torch.inference_mode()
+    def embed(self, texts: list[str], batch_size: int = 32, progress: str = "") -> Tensor:
+        encoded = [e.ids[:self.limit] or [0] for e in self.tokenizer.encode_batch(texts)]
+        order = sorted(range(len(texts)), key=lambda i: len(encoded[i]))
+        rows = torch.empty(len(texts), self.width)
+        for start in tqdm(range(0, len(order), batch_size), desc=progress, disable=not progress):
+            batch = order[start:start + batch_size]
+            width = max(len(encoded[i]) for i in batch)
+            ids = torch.tensor([encoded[i] + [0] * (width - len(encoded[i])) for i in batch])
+            last = torch.tensor([len(encoded[i]) - 1 for i in batch])
+            rows[batch] = self.model.states(ids)[range(len(batch)), last].float()
+        return rows
+
+
+def load_encoder(path: str | Path | None = None,
+                 model: str | Path | None = None) -> "Encoder | LanguageModel":
+    """The encoder of a Hugging Face folder, or of that name in the cache (None: all-MiniLM-L6-v2,
+    fetched when missing; "base": the language model in the folder `model`)."""
+    if path == "base":
+        return LanguageModel(model)
     folder = Path(path) if path else default_encoder()
     if not folder.is_dir():
-        raise UserError(f"{folder} is not a folder; expected a Hugging Face encoder folder")
-    pooling = folder / "1_Pooling" / "config.json"
-    if pooling.exists() and not read_json(pooling).get("pooling_mode_mean_tokens", True):
-        raise UserError(f"{pooling}: expected mean pooling, the only kind here")
+        folder = cache_folder() / folder.name
+    if not folder.is_dir():
+        raise UserError(f"{path} is not a folder, nor one in {cache_folder()}; expected a Hugging "
+                        "Face encoder folder (data/download.py fetches gte-large)")
+    cfg = Config.from_json(folder / "config.json")
+    cfg.mean_pooling = mean_pooling(folder)
     weights, _ = read_safetensors(folder / "model.safetensors")
     # A pooler (for next-sentence prediction) and the constant position ids are not used here.
-    weights = {k.removeprefix("bert."): w for k, w in weights.items()}
+    weights = {k.removeprefix("bert.").removeprefix("new."): w for k, w in weights.items()}
     weights = {k: w for k, w in weights.items()
                if not k.startswith("pooler.") and not k.endswith("position_ids")}
     with torch.device("meta"):
-        encoder = Encoder(Config.from_json(folder / "config.json"))
+        encoder = Encoder(cfg)
     try:
         encoder.load_state_dict(weights, strict=True, assign=True)
     except RuntimeError as error:
@@ -168,3 +258,16 @@ def load_encoder(path: str | Path | None = None) -> Encoder:
     encoder.tokenizer.no_padding()
     encoder.tokenizer.no_truncation()
     return encoder.float().requires_grad_(False).eval()
+
+
+def mean_pooling(folder: Path) -> bool:
+    """What 1_Pooling/config.json says: the mean of all tokens (also without such a file), or the
+    first token."""
+    path = folder / "1_Pooling" / "config.json"
+    said = read_json(path) if path.exists() else {"pooling_mode_mean_tokens": True}
+    modes = [key for key, value in said.items() if key.startswith("pooling_mode") and value is True]
+    if modes == ["pooling_mode_mean_tokens"]:
+        return True
+    if modes == ["pooling_mode_cls_token"]:
+        return False
+    raise UserError(f"{path}: expected mean or CLS pooling, found {', '.join(modes) or 'none'}")

@@ -354,7 +354,8 @@ def main() -> None:
         "(default: the committed ones)%(default).0s")
     parser.folder("--loras", "the table of a library of oracles, and of T2L on its tasks", "none")
     parser.folder("--model", "a Hugging Face folder", "SmolLM2-135M-Instruct")
-    parser.folder("--encoder", "a Hugging Face BERT folder", "each checkpoint's own")
+    parser.folder("--encoder", "a Hugging Face encoder folder, or base: the language model",
+                  "each checkpoint's own")
     parser.folder("--tasks", "task files", "data/tasks")
     add("--split", choices=["unseen", "validation"], default="unseen", help="the tasks to test on")
     add("--eval-samples", type=int, default=20, metavar="N",
@@ -375,7 +376,7 @@ def main() -> None:
         loras, _ = load_library(args.loras)
         print(report_library(loras, folders, suite, model, tokenizer, args.eval_samples))
         return
-    encoder = load_encoder(args.encoder) if args.encoder else None
+    encoder = load_encoder(args.encoder, args.model) if args.encoder else None
     print(report(folders, suite, model, tokenizer, encoder, args.eval_samples, args.split))
 
 

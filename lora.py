@@ -7,6 +7,9 @@ scale a method has (alpha / r, alpha / √r) is folded into B where the adapter 
 The adapter is an argument of the model, never a patch on it: gradients flow and nothing is hidden.
 """
 import copy
+import re
+import shutil
+import warnings
 from pathlib import Path
 
 import torch
@@ -19,6 +22,7 @@ from data.files import UserError, read_json, read_safetensors, write_json, writt
 TARGETS = ("q_proj", "v_proj")
 LoRA = tuple[dict[str, Tensor], dict[str, Tensor]]
 KEY = "base_model.model.model.layers.{layer}.self_attn.{module}.lora_{side}.weight"
+NAMED = re.compile(r"\blayers\.(\d+)\.self_attn\.(q_proj|v_proj)\.lora_([AB])\.weight$")
 
 
 def linear(x: Tensor, weight: Tensor, adapter: tuple[Tensor, Tensor] | None) -> Tensor:
@@ -88,6 +92,30 @@ def merge(model: nn.Module, lora: LoRA) -> nn.Module:
     return merged
 
 
+def merge_folder(source: str | Path, lora: LoRA, out: str | Path) -> None:
+    """Write a Hugging Face folder like `source` with W + B A in place of W, file by file.
+
+    Raises UserError where the adapter's layers or shapes are not the model's.
+    """
+    deltas = {f"model.layers.{i}.self_attn.{m}.weight": (A, B) for m in lora[0]
+              for i, (A, B) in enumerate(zip(lora[0][m], lora[1][m]))}
+    with written_beside(out) as scratch:
+        for file in sorted(path for path in Path(source).iterdir() if path.is_file()):
+            if file.suffix != ".safetensors":
+                shutil.copy(file, scratch)
+                continue
+            tensors, _ = read_safetensors(file)
+            for name in tensors.keys() & deltas.keys():
+                (A, B), W = deltas.pop(name), tensors[name]
+                if W.shape != (len(B), A.shape[1]):
+                    raise UserError(f"the adapter does not fit the model: its ΔW for {name} is "
+                                    f"{(len(B), A.shape[1])}, the model's weight {tuple(W.shape)}")
+                tensors[name] = (W.float() + B.float() @ A.float()).to(W.dtype)
+            save_file(tensors, scratch / file.name, metadata={"format": "pt"})
+        if deltas:
+            raise UserError(f"the adapter does not fit the model: {source} has no {min(deltas)}")
+
+
 def save_peft(folder: str | Path, lora_A: dict[str, Tensor], lora_B: dict[str, Tensor],
               base_model: str = "", **metadata: str) -> None:
     """Write a PEFT adapter folder: A[m] (n, r, d_in), B[m] (n, d_out, r), lora_alpha = r.
@@ -112,9 +140,10 @@ def save_peft(folder: str | Path, lora_A: dict[str, Tensor], lora_B: dict[str, T
 
 
 def load_peft(folder: str | Path) -> LoRA:
-    """(A, B) of a PEFT LoRA of q_proj and/or v_proj; its own scale is folded into B.
+    """(A, B) of any PEFT LoRA of q_proj and/or v_proj; its own scale is folded into B.
 
-    Raises UserError where the folder is not such an adapter or a layer is missing.
+    What it adapts besides is left out with a warning. Raises UserError where the folder is no such
+    adapter, or one without some layers.
     """
     folder = Path(folder)
     config = read_json(folder / "adapter_config.json")
@@ -123,19 +152,21 @@ def load_peft(folder: str | Path) -> LoRA:
         raise UserError(f"{folder}/adapter_config.json: expected a plain LoRA with lora_alpha, "
                         f"found peft_type {config.get('peft_type')!r} {' '.join(odd)}".rstrip())
     tensors, _ = read_safetensors(folder / "adapter_model.safetensors")
-    lora: LoRA = ({}, {})
-    for module in TARGETS:
-        for part, side in zip(lora, "AB"):
-            stack, key = [], KEY.format(layer=0, module=module, side=side)
-            while key in tensors:
-                stack.append(tensors.pop(key))
-                key = KEY.format(layer=len(stack), module=module, side=side)
-            if stack:
-                part[module] = torch.stack(stack)
-    layers = {len(stack) for part in lora for stack in part.values()}
-    if tensors or len(layers) != 1 or lora[0].keys() != lora[1].keys():
-        raise UserError(f"{folder}: cannot use {next(iter(tensors), 'an adapter with gaps')}; "
-                        "expected LoRA pairs of self_attn.q_proj and v_proj for every layer")
-    rank = next(iter(lora[0].values())).shape[1]
+    found: dict[str, dict] = {side + m: {} for side in "AB" for m in TARGETS}
+    for key in list(tensors):
+        if match := NAMED.search(key):
+            layer, module, side = match.groups()
+            found[side + module][int(layer)] = tensors.pop(key)
+    modules = [m for m in TARGETS if found["A" + m] or found["B" + m]]
+    layers = {tuple(sorted(found[side + m])) for m in modules for side in "AB"}
+    if len(layers) != 1 or layers != {tuple(range(len(next(iter(layers)))))}:
+        raise UserError(f"{folder}: expected LoRA pairs of self_attn.q_proj or v_proj for every "
+                        f"layer, found {'gaps' if layers else next(iter(tensors), 'nothing')}")
+    if tensors:
+        warnings.warn(f"{folder}: left out {len(tensors)} tensors such as {next(iter(tensors))}; "
+                      "only q_proj and v_proj are adapted here, so it does less than it did")
+    A, B = ({m: torch.stack([found[side + m][i] for i in sorted(found[side + m])])
+             for m in modules} for side in "AB")
+    rank = A[modules[0]].shape[1]
     scale = config["lora_alpha"] / (rank ** 0.5 if config.get("use_rslora") else rank)
-    return lora[0], {m: B * scale for m, B in lora[1].items()}
+    return A, {m: w * scale for m, w in B.items()}

@@ -1,4 +1,4 @@
-"""The language model: a Mistral / Llama decoder with the LoRA as an argument of its forward pass.
+"""The language model: Mistral, Llama or Gemma-2, with the LoRA as an argument of its forward pass.
 
     model, tokenizer = load_model(), load_tokenizer()     # SmolLM2-135M-Instruct, fetched once
     print(generate(model, tokenizer, ["What is the capital of France?"]))
@@ -42,64 +42,114 @@ class Config:
     max_position_embeddings: int
     eos_token_id: tuple[int, ...]
     name: str = ""                 # where the model comes from; recorded in adapters
+    windowed: tuple[int, ...] = ()             # the layers that have the sliding window
+    llama3: dict | None = None     # factor, low_ and high_freq_factor, original_max_position_…
+    gemma: bool = False            # four norms with 1 + w, GeGLU, embeddings times √d
+    query_pre_attn_scalar: float | None = None         # in place of c under the scores' root
+    attn_logit_softcapping: float | None = None        # bounds the scores to ± this
+    final_logit_softcapping: float | None = None       # … and the logits
 
     @classmethod
     def from_json(cls, path: Path) -> "Config":
         """Read config.json, old style or new; UserError names what this decoder cannot honour."""
         raw = read_json(path)
+        family = raw.get("model_type")
         rope = raw.get("rope_parameters") or raw.get("rope_scaling") or {}
         rope_type = rope.get("rope_type", rope.get("type", "default"))
-        refused = [f"{field}={raw.get(field)!r}" for field, usual in
-                   {"hidden_act": "silu", "attention_bias": False, "mlp_bias": False}.items()
-                   if raw.get(field, usual) != usual]
-        if raw.get("model_type") not in ("mistral", "llama"):
-            refused.insert(0, f"model_type={raw.get('model_type')!r}")
-        if rope_type != "default":
-            refused.append(f"rope_type={rope_type!r}")
+        refused = refusals(raw, rope_type)
         if refused:
-            raise UserError(f"{path}: cannot honour {', '.join(refused)}; expected a model of the "
-                            "Mistral or Llama family with silu, no biases and plain RoPE")
+            raise UserError(f"{path}: cannot honour {', '.join(refused)}; expected a Mistral, Llama "
+                            "or Gemma-2 model without biases, with plain or \"llama3\" RoPE")
         try:
-            heads, width = raw["num_attention_heads"], raw["hidden_size"]
+            heads, width, layers = (raw[key] for key in ("num_attention_heads", "hidden_size",
+                                                         "num_hidden_layers"))
             ends = raw.get("eos_token_id")
             ends = ends if isinstance(ends, list) else [] if ends is None else [ends]
+            window = raw.get("sliding_window") if family != "llama" else None
+            types = raw.get("layer_types")             # else Mistral: all, Gemma-2: every other
+            windowed = tuple(i for i in range(layers) if window and (
+                types[i] == "sliding_attention" if types else i % 2 == 0 or family == "mistral"))
+            gemma = {key: raw[key] for key in ("query_pre_attn_scalar", "attn_logit_softcapping",
+                                               "final_logit_softcapping")} \
+                if family == "gemma2" else {}
             return cls(
                 vocab_size=raw["vocab_size"], hidden_size=width,
                 intermediate_size=raw["intermediate_size"],
-                num_hidden_layers=raw["num_hidden_layers"], num_attention_heads=heads,
+                num_hidden_layers=layers, num_attention_heads=heads,
                 num_key_value_heads=raw.get("num_key_value_heads", heads),
                 head_dim=raw.get("head_dim") or width // heads,
                 rms_norm_eps=raw.get("rms_norm_eps", 1e-6),
                 rope_theta=rope.get("rope_theta", raw.get("rope_theta", 10000.0)),
-                sliding_window=raw.get("sliding_window"),
-                tie_word_embeddings=raw.get("tie_word_embeddings", False),
+                sliding_window=window,
+                tie_word_embeddings=raw.get("tie_word_embeddings", bool(gemma)),
                 max_position_embeddings=raw.get("max_position_embeddings", 2048),
                 eos_token_id=tuple(ends),
-                name=raw.get("_name_or_path") or Path(path).parent.name)
+                name=raw.get("_name_or_path") or Path(path).parent.name,
+                windowed=windowed,
+                llama3={key: rope[key] for key in LLAMA3} if rope_type == "llama3" else None,
+                gemma=bool(gemma), **gemma)
         except KeyError as error:
             raise UserError(f"{path} lacks the field {error}") from None
 
 
-class RMSNorm(nn.Module):
-    """x / rms(x) · weight, computed in fp32 whatever the model's dtype."""
+LLAMA3 = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
+# Fields that change what a model computes, and the values that this decoder takes them to have.
+USUAL = {"attention_bias": (False, None), "mlp_bias": (False, None), "pretraining_tp": (1, None),
+         "partial_rotary_factor": (1.0, 1, None), "use_bidirectional_attention": (False, None)}
 
-    def __init__(self, d: int, eps: float):
+
+def refusals(raw: dict, rope_type: str) -> list[str]:
+    """"field=value" for everything in a config.json that this decoder would get wrong."""
+    family = raw.get("model_type")
+    if family not in ("mistral", "llama", "gemma2"):
+        return [f"model_type={family!r}"]
+    acts = ("gelu_pytorch_tanh",) if family == "gemma2" else ("silu",)
+    act = raw.get("hidden_activation") or raw.get("hidden_act") or acts[0]
+    refused = [f"{field}={raw[field]!r}" for field, usual in USUAL.items()
+               if raw.get(field) not in usual and field in raw]
+    if act not in acts:
+        refused.append(f"hidden_act={act!r}")
+    if rope_type not in ("default", "llama3"):
+        refused.append(f"rope_type={rope_type!r}")
+    return refused
+
+
+class RMSNorm(nn.Module):
+    """x / rms(x) · weight, normalised in fp32 whatever the model's dtype; Gemma's weight is 1 + w."""
+
+    def __init__(self, cfg: Config):
         super().__init__()
-        self.weight, self.eps = nn.Parameter(torch.ones(d)), eps
+        self.weight = nn.Parameter(torch.ones(cfg.hidden_size))
+        self.eps, self.gemma = cfg.rms_norm_eps, cfg.gemma
 
     def forward(self, x: Tensor) -> Tensor:
         wide = x.float()
         wide = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + self.eps)
+        if self.gemma:
+            return (wide * (1 + self.weight.float())).to(x.dtype)
         return self.weight * wide.to(x.dtype)
 
 
-def rope_table(positions: Tensor, c: int, theta: float,
-               dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+def rope_table(positions: Tensor, cfg: Config, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """cos, sin (…, t, 1, c) for positions (…, t): channel i turns at theta^(-2i/c), half-split."""
-    frequencies = theta ** (-torch.arange(0, c, 2, device=positions.device).float() / c)
+    c = cfg.head_dim
+    frequencies = cfg.rope_theta ** (-torch.arange(0, c, 2, device=positions.device).float() / c)
+    if cfg.llama3:
+        frequencies = stretched(frequencies, *(cfg.llama3[key] for key in LLAMA3))
     angles = positions[..., None] * frequencies                              # (…, t, c/2)
     angles = torch.cat([angles, angles], -1).unsqueeze(-2)
     return angles.cos().to(dtype), angles.sin().to(dtype)
+
+
+def stretched(frequencies: Tensor, factor: float, low: float, high: float, context: int) -> Tensor:
+    """Llama 3.1's frequencies (arXiv 2407.21783) for more than the `context` it was trained with.
+
+    Those that turn `high` times or more within it stay, those that turn `low` times or less become
+    `factor` times slower, and between them the two are mixed linearly in the number of turns.
+    """
+    turns = context * frequencies / (2 * math.pi)
+    kept = ((turns - low) / (high - low)).clamp(0, 1)
+    return frequencies * (kept + (1 - kept) / factor)
 
 
 def rotate(x: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
@@ -115,7 +165,8 @@ class Attention(nn.Module):
     def __init__(self, cfg: Config):
         super().__init__()
         self.k, self.g = cfg.num_key_value_heads, cfg.num_attention_heads // cfg.num_key_value_heads
-        self.c, d = cfg.head_dim, cfg.hidden_size
+        self.c, d, self.cap = cfg.head_dim, cfg.hidden_size, cfg.attn_logit_softcapping
+        self.scale = (cfg.query_pre_attn_scalar or self.c) ** -0.5
         self.q_proj = nn.Linear(d, self.k * self.g * self.c, bias=False)
         self.k_proj = nn.Linear(d, self.k * self.c, bias=False)
         self.v_proj = nn.Linear(d, self.k * self.c, bias=False)
@@ -146,41 +197,57 @@ class Attention(nn.Module):
         if mask.dim() == 3:
             mask = mask[:, None]                                          # the same for all heads
         q, k, v = (z.transpose(1, 2) for z in (q, k, v))                  # (b, heads, t, c)
-        if k.shape[2] > PLAIN_ATTENTION_UP_TO:
-            y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=True)
+        if k.shape[2] > PLAIN_ATTENTION_UP_TO and not self.cap:
+            y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=self.scale,
+                                               enable_gqa=True)
             return y.transpose(1, 2)
         q = q.reshape(b, self.k, self.g * t, c)           # the g queries of a group share its keys
-        scores = (q @ k.transpose(-1, -2) / math.sqrt(c)).view(b, h, t, -1)
+        scores = (q @ k.transpose(-1, -2) * self.scale).view(b, h, t, -1)
+        scores = softcapped(scores, self.cap)
         weights = scores.masked_fill(~mask, -torch.inf).softmax(-1)
         y = weights.view(b, self.k, self.g * t, -1) @ v                   # (b, k, g·t, c)
         return y.view(b, h, t, c).transpose(1, 2)
 
 
+def softcapped(x: Tensor, cap: float | None) -> Tensor:
+    """Gemma-2's gentle bound: cap · tanh(x / cap)."""
+    return x if cap is None else cap * torch.tanh(x / cap)
+
+
 class MLP(nn.Module):
-    """SwiGLU: down(silu(gate x) · up x)."""
+    """SwiGLU: down(silu(gate x) · up x); Gemma has gelu in place of silu."""
 
     def __init__(self, cfg: Config):
         super().__init__()
+        self.act = partial(F.gelu, approximate="tanh") if cfg.gemma else F.silu
         self.gate_proj = nn.Linear(cfg.hidden_size, cfg.intermediate_size, bias=False)
         self.up_proj = nn.Linear(cfg.hidden_size, cfg.intermediate_size, bias=False)
         self.down_proj = nn.Linear(cfg.intermediate_size, cfg.hidden_size, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+        return self.down_proj(self.act(self.gate_proj(x)) * self.up_proj(x))
 
 
 class Layer(nn.Module):
-    """Attention, then MLP, each on a normalised copy and added back."""
+    """Attention, then MLP, each on a normalised copy and added back; Gemma normalises what is added
+    once more, so that "post_attention_layernorm" names the norm before the MLP only in the others.
+    """
 
     def __init__(self, cfg: Config):
         super().__init__()
-        self.input_layernorm = RMSNorm(cfg.hidden_size, cfg.rms_norm_eps)
-        self.self_attn = Attention(cfg)
-        self.post_attention_layernorm = RMSNorm(cfg.hidden_size, cfg.rms_norm_eps)
-        self.mlp = MLP(cfg)
+        self.self_attn, self.mlp = Attention(cfg), MLP(cfg)
+        self.input_layernorm, self.post_attention_layernorm = RMSNorm(cfg), RMSNorm(cfg)
+        self.gemma = cfg.gemma
+        if cfg.gemma:
+            self.pre_feedforward_layernorm = RMSNorm(cfg)
+            self.post_feedforward_layernorm = RMSNorm(cfg)
 
     def forward(self, x: Tensor, *where) -> Tensor:
-        x = x + self.self_attn(self.input_layernorm(x), *where)
+        y = self.self_attn(self.input_layernorm(x), *where)
+        if self.gemma:
+            x = x + self.post_attention_layernorm(y)
+            return x + self.post_feedforward_layernorm(self.mlp(self.pre_feedforward_layernorm(x)))
+        x = x + y
         return x + self.mlp(self.post_attention_layernorm(x))
 
 
@@ -194,14 +261,21 @@ class Mistral(nn.Module):
         self.model = nn.ModuleDict({
             "embed_tokens": nn.Embedding(cfg.vocab_size, cfg.hidden_size),
             "layers": nn.ModuleList(Layer(cfg) for _ in range(cfg.num_hidden_layers)),
-            "norm": RMSNorm(cfg.hidden_size, cfg.rms_norm_eps)})
+            "norm": RMSNorm(cfg)})
         if not cfg.tie_word_embeddings:
             self.lm_head = nn.Linear(cfg.hidden_size, cfg.vocab_size, bias=False)
         self.requires_grad_(False)
 
-    def forward(self, ids: Tensor, lora: LoRA | None = None, keep: Tensor | None = None,
-                cache: list | None = None, positions: Tensor | None = None) -> Tensor:
-        """ids (b, t) → logits (b, t, vocab), or (kept, vocab) where `keep` (b, t) is True.
+    def forward(self, ids: Tensor, *how, **named) -> Tensor:
+        """ids (b, t) → logits (b, t, vocab), or (kept, vocab); the other arguments as in `states`."""
+        head = self.model["embed_tokens"] if self.cfg.tie_word_embeddings else self.lm_head
+        logits = F.linear(self.states(ids, *how, **named), head.weight)
+        return softcapped(logits, self.cfg.final_logit_softcapping)
+
+    def states(self, ids: Tensor, lora: LoRA | None = None, keep: Tensor | None = None,
+               cache: list | None = None, positions: Tensor | None = None) -> Tensor:
+        """ids (b, t) → the last layer's states, normalised, (b, t, d), or (kept, d) where `keep`
+        (b, t) is True.
 
         Sequences start at the left and may be padded at the right: a causal model does not see
         what comes later. `positions` (b, t) say where the tokens stand in `cache`, which holds
@@ -211,21 +285,22 @@ class Mistral(nn.Module):
         if positions is None:
             positions = torch.arange(ids.shape[1], device=ids.device)
         seen = torch.arange(int(positions.max()) + 1, device=ids.device)
-        mask = seen <= positions[..., None]                                # (t, T) or (b, t, T)
+        mask = near = seen <= positions[..., None]                         # (t, T) or (b, t, T)
         if cfg.sliding_window:
-            mask &= seen > positions[..., None] - cfg.sliding_window
+            near = mask & (seen > positions[..., None] - cfg.sliding_window)
         x = self.model["embed_tokens"](ids)                                # (b, t, d)
-        rope = rope_table(positions, cfg.head_dim, cfg.rope_theta, x.dtype)
+        if cfg.gemma:
+            x = x * torch.tensor(cfg.hidden_size ** 0.5, dtype=x.dtype)    # rounded, as trained
+        rope = rope_table(positions, cfg, x.dtype)
         first = self.model["layers"][0].self_attn
         sizes = {m: tuple(getattr(first, m).weight.shape) for m in lora_ops.TARGETS}
         adapters = lora_ops.per_layer(lora, sizes, cfg.num_hidden_layers, x)
         recompute = self.recompute and torch.is_grad_enabled()
         for i, layer in enumerate(self.model["layers"]):
             run = partial(checkpoint, layer, use_reentrant=False) if recompute else layer
-            x = run(x, rope, mask, adapters[i], cache and cache[i], positions)
-        x = self.model["norm"](x if keep is None else x[keep])
-        head = self.model["embed_tokens"] if cfg.tie_word_embeddings else self.lm_head
-        return F.linear(x, head.weight)
+            x = run(x, rope, near if i in cfg.windowed else mask, adapters[i], cache and cache[i],
+                    positions)
+        return self.model["norm"](x if keep is None else x[keep])
 
 
 # ---------------------------------------------------------------------------------- loading
@@ -271,17 +346,28 @@ def load_model(path: str | Path | None = None, dtype: torch.dtype = torch.bfloat
 
 # ------------------------------------------------------------------------------ chat format
 
+# The token that ends an answer → what a prompt is made of: special tokens and texts, {} the message.
+CHAT = {"<|im_end|>": ("<|im_start|>", "user\n{}", "<|im_end|>", "\n", "<|im_start|>",
+                       "assistant\n"),                                               # SmolLM2
+        "<|eot_id|>": ("<|begin_of_text|>", "<|start_header_id|>", "user", "<|end_header_id|>",
+                       "\n\n{}", "<|eot_id|>", "<|start_header_id|>", "assistant",
+                       "<|end_header_id|>", "\n\n"),                                  # Llama 3
+        "<end_of_turn>": ("<bos>", "<start_of_turn>", "user\n{}", "<end_of_turn>", "\n",
+                          "<start_of_turn>", "model\n"),                             # Gemma 2
+        "</s>": ("<s>", "[INST] {} [/INST]")}                                        # Mistral
+
+
 class Tokenizer:
-    """Text ↔ ids, and the model's chat format around a user message."""
+    """Text ↔ ids, and the model's chat format around a user message, without a system message."""
 
     def __init__(self, path: Path):
         self.tokenizer = read_tokenizer(path)
         self.tokenizer.encode_special_tokens = True       # "<|im_end|>" in a text is just text
-        self.chatml = self.tokenizer.token_to_id("<|im_end|>") is not None
-        end = "<|im_end|>" if self.chatml else "</s>"
-        self.end = self.tokenizer.token_to_id(end)
-        if self.end is None:
-            raise UserError(f"{path} knows neither <|im_end|> (ChatML) nor </s> (Mistral)")
+        found = [end for end in CHAT if self.tokenizer.token_to_id(end) is not None]
+        if not found:
+            raise UserError(f"{path} knows none of {', '.join(CHAT)}, by one of which the families "
+                            "here end an answer")
+        self.end, self.chat = self.tokenizer.token_to_id(found[0]), CHAT[found[0]]
 
     def encode(self, text: str) -> list[int]:
         return self.tokenizer.encode(text, add_special_tokens=False).ids
@@ -290,12 +376,12 @@ class Tokenizer:
         return self.tokenizer.decode(ids, skip_special_tokens=True)
 
     def prompt(self, message: str) -> list[int]:
-        """The ids before the answer: ChatML without a system message, or Mistral's [INST]."""
-        if self.chatml:
-            start = self.tokenizer.token_to_id("<|im_start|>")
-            return [start, *self.encode(f"user\n{message}"), self.end, *self.encode("\n"),
-                    start, *self.encode("assistant\n")]
-        return [self.tokenizer.token_to_id("<s>"), *self.encode(f"[INST] {message} [/INST]")]
+        """The ids before the answer, as the model's own chat template makes them."""
+        ids = []
+        for part in self.chat:
+            special = self.tokenizer.token_to_id(part) if part.startswith("<") else None
+            ids += [special] if special is not None else self.encode(part.replace("{}", message))
+        return ids
 
     def answer(self, text: str) -> list[int]:
         """The ids to learn: the answer and the end token."""

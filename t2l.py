@@ -11,6 +11,7 @@ Shapes: b descriptions, e embedding width, n layers, m modules, r rank, z latent
 """
 import argparse
 import functools
+import hashlib
 import math
 import sys
 import time
@@ -264,6 +265,14 @@ def load_t2l(path: str | Path | None = None, module_order: tuple[str, ...] | Non
     return t2l.eval()
 
 
+def fingerprint(t2l: T2L) -> str:
+    """The sha256 of all weights in bf16, by which an adapter says what made it."""
+    digest = hashlib.sha256()
+    for name, w in sorted(t2l.state_dict().items()):
+        digest.update(name.encode() + w.bfloat16().contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
 # ------------------------------------------------------------------ description → adapter
 
 def normalised(embeddings: Tensor) -> Tensor:
@@ -279,13 +288,13 @@ def embed(encoder: Encoder, descriptions: list[str], progress: str = "") -> Tens
 
 
 @functools.lru_cache(maxsize=1)
-def named_encoder(name: str) -> Encoder:
-    """The encoder that a checkpoint was trained with."""
-    return load_encoder(None if name == DEFAULT_ENCODER else name)
+def named_encoder(name: str, model: str | Path | None = None) -> Encoder:
+    """The encoder that a checkpoint was trained with; "base" is the language model in `model`."""
+    return load_encoder(None if name == DEFAULT_ENCODER else name, model)
 
 
-def encoder_of(cfg: Config) -> Encoder | OneHot:
-    return OneHot(cfg.tasks) if cfg.tasks else named_encoder(cfg.encoder)
+def encoder_of(cfg: Config, model: str | Path | None = None) -> Encoder | OneHot:
+    return OneHot(cfg.tasks) if cfg.tasks else named_encoder(cfg.encoder, model)
 
 
 @torch.no_grad()
@@ -353,13 +362,15 @@ def main() -> None:
     parser.folder("--out", "write the adapter as a PEFT folder", "it is not kept")
     parser.folder("--ckpt", "a trained T2L folder", "the committed one for SmolLM2-135M-Instruct")
     parser.folder("--model", "a Hugging Face folder", "SmolLM2-135M-Instruct")
-    parser.folder("--encoder", "a Hugging Face BERT folder", "the checkpoint's")
+    parser.folder("--encoder", "a Hugging Face encoder folder, or base: the language model",
+                  "the checkpoint's")
     add("--device", choices=["cpu", "cuda"], default="cpu", help="where the language model runs")
     add("--dtype", choices=["bfloat16", "float32"], default="bfloat16",
         help="the language model's precision")
     args = parser.parse_args()
     t2l = load_t2l(args.ckpt)
-    encoder = load_encoder(args.encoder) if args.encoder else encoder_of(t2l.cfg)
+    encoder = load_encoder(args.encoder, args.model) if args.encoder else \
+        encoder_of(t2l.cfg, args.model)
     description = args.description if t2l.cfg.tasks else checked(args.description, encoder)
     print(f"T2L-{t2l.cfg.arch} for {t2l.cfg.base_model}, encoder {encoder.name}", file=sys.stderr)
     start = time.perf_counter()
@@ -369,7 +380,8 @@ def main() -> None:
         print_answers(args, (lora_A, lora_B))
     if args.out:
         lora_ops.save_peft(args.out, lora_A, lora_B, base_model=t2l.cfg.base_model,
-                           description=description, encoder=t2l.cfg.encoder)
+                           description=description, encoder=encoder.name,
+                           hypernetwork=fingerprint(t2l))
     size = sum(w.numel() for side in (lora_A, lora_B) for w in side.values())
     print(f"adapter: {size:,} numbers in {seconds:.3f} s"
           + (f", written to {args.out}" if args.out else ""))

@@ -44,7 +44,7 @@ HELD_OUT = 16                        # --mode lora: training instances kept to c
 STEPS = {"sft": 540, "mtlora": 540, "lora": 150, "recon": 600}
 PATIENCE = 3
 BATCH = {"sft": 32, "mtlora": 32, "lora": 64, "recon": 64}
-LR = {"sft": 4e-4, "mtlora": 1e-3, "lora": 2e-3, "recon": 1e-3}
+LR = {"sft": 4e-4, "mtlora": 1e-3, "lora": 2e-3, "recon": 1e-2}
 
 
 # -------------------------------------------------------------------------- what is trained
@@ -389,7 +389,8 @@ def parse_args() -> argparse.Namespace:
 
     add("--mode", choices=list(STEPS), required=True, help="what to train")
     parser.folder("--model", "a Hugging Face folder", "SmolLM2-135M-Instruct")
-    parser.folder("--encoder", "a Hugging Face BERT folder", "all-MiniLM-L6-v2")
+    parser.folder("--encoder", "a Hugging Face encoder folder, or base: the language model",
+                  "all-MiniLM-L6-v2")
     parser.folder("--tasks", "task files", "data/tasks")
     parser.folder("--out", "the run's folder", "out/MODE")
     parser.folder("--loras", "recon: the library, a folder of PEFT folders named as tasks", "none")
@@ -521,7 +522,7 @@ def train_oracles(args: argparse.Namespace, out: Path) -> str:
 def through_the_model(args: argparse.Namespace):
     """--mode sft, mtlora: (trainee, draw(start), objective, evaluate(out) → one line)."""
     model, tokenizer, suite = load_all(args)
-    encoder = load_encoder(args.encoder)
+    encoder = load_encoder(args.encoder, args.model)
     torch.manual_seed(args.seed)
     if args.mode == "mtlora":
         trainee = PlainLoRAs(model.cfg)
@@ -552,7 +553,7 @@ def from_a_library(args: argparse.Namespace):
         encoder = OneHot(list(loras))
         tasks = [Task(name, (), (), (name,), ()) for name in loras]
     else:
-        encoder, suite = load_encoder(args.encoder), load_suite(args.tasks)
+        encoder, suite = load_encoder(args.encoder, args.model), load_suite(args.tasks)
         known = {task.name: task for part in vars(suite).values() for task in part}
         for name in loras:
             if name not in known:
@@ -563,7 +564,7 @@ def from_a_library(args: argparse.Namespace):
     sizes = t2l_ops.Config(
         args.arch, encoder.width, len(next(iter(A.values()))),
         {m: (A[m].shape[-1], B[m].shape[-2]) for m in A}, next(iter(A.values())).shape[-2],
-        base_model=base_model, encoder=encoder.name, z_scored=not args.init,
+        base_model=base_model, encoder=encoder.name, z_scored=not args.init, dropout=0.0,
         tasks=list(loras) if args.one_hot else [])
     torch.manual_seed(args.seed)
     t2l, z_scores = start_from(args, sizes), not args.init and args.recon_space == "factors"

@@ -1,6 +1,6 @@
 """Writes tests/golden/: what transformers and peft compute for tiny random models.
 
-    pip install -r requirements-dev.txt && python tests/make_golden.py
+    pip install -r requirements-dev.txt && python tests/make_golden.py          # or some, by name
 
 Weights have a standard deviation of 0.2 and random norms: with Hugging Face's usual 0.02 even a
 missing RoPE would move the logits by a hundredth only, and no test would see it.
@@ -11,14 +11,16 @@ import string
 import sys
 import tempfile
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import (AutoModelForCausalLM, AutoTokenizer, BertConfig, BertModel, LlamaConfig,
-                          LlamaForCausalLM, MistralConfig, MistralForCausalLM)
+from transformers import (AutoModelForCausalLM, AutoTokenizer, BertConfig, BertModel, Gemma2Config,
+                          Gemma2ForCausalLM, LlamaConfig, LlamaForCausalLM, MistralConfig,
+                          MistralForCausalLM)
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from data import download                                                      # noqa: E402
@@ -69,6 +71,7 @@ def decoder(name: str, model: torch.nn.Module) -> None:
 
 def encoder() -> None:
     folder = GOLDEN / "bert"
+    shutil.rmtree(folder, ignore_errors=True)
     cfg = BertConfig(vocab_size=96, hidden_size=32, num_hidden_layers=2, num_attention_heads=4,
                      intermediate_size=64, max_position_embeddings=64)
     model = randomised(BertModel(cfg, add_pooling_layer=False))
@@ -107,18 +110,34 @@ def default_model() -> None:
     (GOLDEN / "smollm2.json").write_text(json.dumps({"rows": rows, "weights": weights}) + "\n")
 
 
+def families() -> dict[str, Callable[[], torch.nn.Module]]:
+    """Tiny models, each odd where its family may be: head_dim ≠ d / h, a window shorter than the 20
+    tokens, tied and untied, caps so low that they bend."""
+    llama3 = {"rope_type": "llama3", "rope_theta": 100.0, "factor": 8.0, "low_freq_factor": 1.0,
+              "high_freq_factor": 4.0, "original_max_position_embeddings": 32}
+    return {
+        "mistral": lambda: MistralForCausalLM(MistralConfig(
+            **SIZES, sliding_window=7, head_dim=12, tie_word_embeddings=False)),
+        "llama": lambda: LlamaForCausalLM(LlamaConfig(
+            **SIZES, rope_theta=500.0, tie_word_embeddings=True)),
+        "llama3": lambda: LlamaForCausalLM(LlamaConfig(
+            **SIZES, tie_word_embeddings=False, rope_parameters=llama3)),
+        "gemma2": lambda: Gemma2ForCausalLM(Gemma2Config(
+            **SIZES, sliding_window=7, head_dim=12, query_pre_attn_scalar=20,
+            attn_logit_softcapping=3.0, final_logit_softcapping=5.0))}
+
+
 def main() -> None:
-    torch.manual_seed(0)
-    shutil.rmtree(GOLDEN, ignore_errors=True)
-    with torch.no_grad():
-        # head_dim ≠ d / h, and a window shorter than the 20 tokens
-        decoder("mistral", randomised(MistralForCausalLM(
-            MistralConfig(**SIZES, sliding_window=7, head_dim=12, tie_word_embeddings=False))))
-        decoder("llama", randomised(LlamaForCausalLM(
-            LlamaConfig(**SIZES, rope_theta=500.0, tie_word_embeddings=True))))
-        encoder()
-        default_model()
-    tiny_tokenizer(GOLDEN / "llama" / "tokenizer.json")
+    made = families() | {"bert": encoder, "smollm2.json": default_model}
+    for name in sys.argv[1:] or made:
+        torch.manual_seed(0)
+        with torch.no_grad():
+            if name in families():
+                shutil.rmtree(GOLDEN / name, ignore_errors=True)
+                decoder(name, randomised(made[name]()))
+                tiny_tokenizer(GOLDEN / name / "tokenizer.json")
+            else:
+                made[name]()
     for config in GOLDEN.glob("**/*config.json"):
         raw = json.loads(config.read_text())
         for key in ("transformers_version", "base_model_name_or_path"):

@@ -1,10 +1,15 @@
 """The text encoder against transformers' BERT (golden) and sentence-transformers' MiniLM (live)."""
+import json
+import shutil
+
 import pytest
 import torch
 from conftest import GOLDEN
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 import encoder as encoder_ops
+import mistral
+from data.files import UserError
 
 
 def test_mean_pooled_states_equal_transformers():
@@ -41,3 +46,141 @@ def test_live_minilm_equals_sentence_transformers(default_models):
     ours = encoder_ops.load_encoder(folder).embed(SENTENCES)
     cosine = torch.cosine_similarity(ours, torch.tensor(theirs.encode(SENTENCES)))
     assert len(SENTENCES) == 20 and cosine.min() > 0.9999
+
+
+# ------------------------------------------------------------------- gte-large's architecture
+
+SMALL = {"model_type": "new", "vocab_size": 96, "hidden_size": 24, "num_hidden_layers": 3,
+         "num_attention_heads": 3, "intermediate_size": 20, "max_position_embeddings": 64,
+         "type_vocab_size": 0, "layer_norm_eps": 1e-12, "rope_theta": 50.0, "hidden_act": "gelu",
+         "rope_scaling": {"type": "ntk", "factor": 2.0}, "position_embedding_type": "rope",
+         "pack_qkv": True, "layer_norm_type": "layer_norm"}
+
+
+def gte_folder(folder, pooling: str = "cls_token", **changes) -> dict[str, torch.Tensor]:
+    """A small random model in the layout of gte-large-en-v1.5; its weights."""
+    config = SMALL | changes
+    (folder / "1_Pooling").mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "1_Pooling" / "config.json").write_text(
+        json.dumps({f"pooling_mode_{pooling}": True, "pooling_mode_max_tokens": False}))
+    shutil.copy(GOLDEN / "bert" / "tokenizer.json", folder)
+    d, inner = config["hidden_size"], config["intermediate_size"]
+    shapes = {"embeddings.word_embeddings.weight": (96, d), "embeddings.LayerNorm": (d,)}
+    if config["type_vocab_size"]:
+        shapes["embeddings.token_type_embeddings.weight"] = (config["type_vocab_size"], d)
+    for i in range(config["num_hidden_layers"]):
+        at = f"encoder.layer.{i}."
+        shapes |= {at + "attention.qkv_proj.weight": (3 * d, d),
+                   at + "attention.qkv_proj.bias": (3 * d,), at + "attention.o_proj.weight": (d, d),
+                   at + "attention.o_proj.bias": (d,), at + "mlp.up_gate_proj.weight": (2 * inner, d),
+                   at + "mlp.down_proj.weight": (d, inner), at + "mlp.down_proj.bias": (d,),
+                   at + "attn_ln": (d,), at + "mlp_ln": (d,)}
+    weights = {}
+    for name, shape in shapes.items():
+        if len(shape) == 1 and not name.endswith("bias"):                    # a LayerNorm
+            weights[name + ".weight"] = 1 + 0.2 * torch.randn(shape)
+            name += ".bias"
+        weights[name] = (0.5 if "word" in name else 0.2) * torch.randn(shape)
+    save_file({"new." + k: w for k, w in weights.items()}, folder / "model.safetensors")
+    return weights
+
+
+def by_hand(w: dict, ids: list[int], theta: float = 50.0, factor: float = 2.0) -> torch.Tensor:
+    """The states of one text, written down anew in float64: token by token, head by head, with
+    rotations of complex numbers (arXiv 2407.19669; pairs and order of q, k, v, up, gate as
+    text-embeddings-inference's gte.rs has them)."""
+    w, (d, h) = {k: v.double() for k, v in w.items()}, (24, 3)
+    c = d // h
+
+    def norm(x, name):
+        x = x - x.mean(-1, keepdim=True)
+        x = x / (x.square().mean(-1, keepdim=True) + 1e-12).sqrt()
+        return x * w[name + ".weight"] + w[name + ".bias"]
+
+    def turned(vector, position):
+        pairs = torch.complex(vector[:c // 2], vector[c // 2:])
+        angle = [position * (factor * theta) ** (-2 * i / c) / factor ** (2 / c)
+                 for i in range(c // 2)]
+        pairs = pairs * torch.polar(torch.ones(c // 2, dtype=torch.double),
+                                    torch.tensor(angle, dtype=torch.double))
+        return torch.cat([pairs.real, pairs.imag])
+    x = w["embeddings.word_embeddings.weight"][ids]
+    if "embeddings.token_type_embeddings.weight" in w:
+        x = x + w["embeddings.token_type_embeddings.weight"][0]
+    x = norm(x, "embeddings.LayerNorm")
+    for i in range(3):
+        at = f"encoder.layer.{i}."
+        qkv = x @ w[at + "attention.qkv_proj.weight"].T + w[at + "attention.qkv_proj.bias"]
+        heads = []
+        for n in range(h):
+            q, k, v = (qkv[:, j * d + n * c:j * d + (n + 1) * c] for j in range(3))
+            q, k = (torch.stack([turned(row, p) for p, row in enumerate(z)]) for z in (q, k))
+            heads.append(torch.softmax(q @ k.T / c ** 0.5, -1) @ v)
+        y = torch.cat(heads, -1) @ w[at + "attention.o_proj.weight"].T
+        x = norm(x + y + w[at + "attention.o_proj.bias"], at + "attn_ln")
+        up, gate = (x @ w[at + "mlp.up_gate_proj.weight"].T).split(20, -1)
+        gelu = gate * (1 + torch.erf(gate / 2 ** 0.5)) / 2
+        y = (up * gelu) @ w[at + "mlp.down_proj.weight"].T + w[at + "mlp.down_proj.bias"]
+        x = norm(x + y, at + "mlp_ln")
+    return x
+
+
+@pytest.mark.parametrize("pooling, segments", [("cls_token", 0), ("mean_tokens", 2)])
+def test_gtes_architecture_is_what_its_description_says(pooling, segments, tmp_path):
+    weights = gte_folder(tmp_path, pooling, type_vocab_size=segments)
+    encoder = encoder_ops.load_encoder(tmp_path)
+    texts = ["a long description of a task", "b", "something else."]
+    ours = encoder.embed(texts)                                      # one padded batch
+    for row, text in zip(ours, texts):
+        states = by_hand(weights, encoder.tokenizer.encode(text).ids)
+        expected = states[0] if pooling == "cls_token" else states.mean(0)
+        assert torch.cosine_similarity(row.double(), expected, dim=0) > 0.9999
+        torch.testing.assert_close(row, expected.float(), atol=1e-4, rtol=1e-4)
+    ids = encoder.tokenizer.encode(texts[0]).ids
+    for wrong in (dict(theta=20.0), dict(factor=1.0)):               # negative controls
+        other = by_hand(weights, ids, **wrong)
+        assert (other[0] - by_hand(weights, ids)[0]).abs().max() > 1e-2
+
+
+def test_published_sizes_of_gte_large():
+    """24 layers of width 1024: 434 million weights, as its model card says."""
+    with torch.device("meta"):
+        encoder = encoder_ops.Encoder(encoder_ops.Config(
+            30528, 1024, 24, 16, 4096, 8192, 2, 1e-12, rope_theta=160_000.0, rope_factor=2.0))
+    assert round(sum(p.numel() for p in encoder.parameters()) / 1e6) == 434
+
+
+@pytest.mark.parametrize("changes, said", [
+    ({"rope_scaling": {"type": "yarn", "factor": 2.0}}, "yarn"), ({"hidden_act": "silu"}, "silu"),
+    ({"pack_qkv": False}, "pack_qkv=False"), ({"logn_attention_scale": True}, "logn_attention"),
+    ({"layer_norm_type": "rms_norm"}, "rms_norm")])
+def test_an_encoder_that_cannot_be_honoured(changes, said, tmp_path):
+    gte_folder(tmp_path, **changes)
+    with pytest.raises(UserError, match=said):
+        encoder_ops.load_encoder(tmp_path)
+
+
+def test_a_pooling_that_is_neither_mean_nor_cls(tmp_path):
+    gte_folder(tmp_path, "lasttoken")
+    with pytest.raises(UserError, match="expected mean or CLS pooling, found pooling_mode_last"):
+        encoder_ops.load_encoder(tmp_path)
+
+
+# ------------------------------------------------------------------ the language model itself
+
+@pytest.mark.parametrize("name", ["llama", "gemma2"])
+def test_the_language_model_embeds_by_its_last_token(name, tmp_path):
+    """Each text alone, through the whole model: logits = head(state), so the state must give them."""
+    shutil.copytree(GOLDEN / name, tmp_path, dirs_exist_ok=True)
+    shutil.copy(GOLDEN / "llama" / "tokenizer.json", tmp_path)
+    encoder = encoder_ops.load_encoder("base", tmp_path)
+    model = encoder.model.float()
+    texts = ["a long description", "b", "something else."]
+    ours = encoder.embed(texts, batch_size=2)
+    assert ours.shape == (3, model.cfg.hidden_size) and encoder.name == "base"
+    head = model.model["embed_tokens"].weight
+    for row, text in zip(ours, texts):
+        ids = torch.tensor([encoder.tokenizer.encode(text).ids])
+        logits = mistral.softcapped(head @ row, model.cfg.final_logit_softcapping)
+        torch.testing.assert_close(logits, model(ids)[0, -1], atol=1e-4, rtol=1e-4)

@@ -153,7 +153,7 @@ def broken_model(tmp_path, kind: str):
     elif kind == "biases":
         config["attention_bias"] = True
     elif kind == "scaled rope":
-        config["rope_parameters"] = {"rope_type": "llama3", "rope_theta": 1e4}
+        config["rope_parameters"] = {"rope_type": "yarn", "rope_theta": 1e4}
     elif kind == "field missing":
         del config["intermediate_size"]
     elif kind == "config not json":
@@ -172,7 +172,7 @@ def broken_model(tmp_path, kind: str):
     ("no safetensors", "model.safetensors does not exist"),
     ("truncated", "not a complete safetensors"),
     ("another family", "model_type='gpt2'"), ("biases", "attention_bias=True"),
-    ("scaled rope", "rope_type='llama3'"), ("field missing", "intermediate_size"),
+    ("scaled rope", "rope_type='yarn'"), ("field missing", "intermediate_size"),
     ("config not json", "not readable as JSON"), ("tensor missing", "up_proj.weight is missing"),
     ("tensor extra", "model.extra"), ("wrong shape", r"up_proj.weight is \(3, 4\)")])
 def test_broken_model_folders(kind, said, tmp_path):

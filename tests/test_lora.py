@@ -1,13 +1,18 @@
 """Low-rank adapters against PEFT: golden logits always, live where peft is installed."""
+import json
+import shutil
+
 import pytest
 import torch
 from conftest import GOLDEN
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 import lora as lora_ops
 import mistral
+import t2l as t2l_ops
+from data.files import UserError
 
-FAMILIES = ["mistral", "llama"]
+FAMILIES = ["mistral", "llama", "llama3", "gemma2"]
 
 
 def setup(name: str):
@@ -70,6 +75,83 @@ def test_peft_folder_round_trip_is_exact(tmp_path):
     _, metadata = lora_ops.read_safetensors(tmp_path / "a" / "adapter_model.safetensors")
     assert metadata["description"] == "Say it twice."
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a"]               # no scratch left
+
+
+def foreign(folder, config: dict = {}, **tensors) -> None:
+    """A LoRA as somebody else would publish it: rank 16, alpha 24, plain scale, two layers."""
+    folder.mkdir(exist_ok=True)
+    name = "base_model.model.model.layers.{}.self_attn.{}.lora_{}.weight".format
+    weights = {name(i, m, side): torch.randn((16, 48) if side == "A" else (d_out, 16))
+               for i in range(2) for m, d_out in (("q_proj", 48), ("v_proj", 16)) for side in "AB"}
+    save_file({k: w for k, w in (weights | tensors).items() if w is not None},
+              folder / "adapter_model.safetensors")
+    (folder / "adapter_config.json").write_text(json.dumps(
+        {"peft_type": "LORA", "r": 16, "lora_alpha": 24} | config))
+
+
+def test_adapters_made_by_others(tmp_path):
+    """Any rank and scale; what it adapts besides q and v is left out, aloud; gaps are refused."""
+    mlp = {"base_model.model.model.layers.0.mlp.up_proj.lora_A.weight": torch.randn(16, 48)}
+    v = {f"base_model.model.model.layers.{i}.self_attn.v_proj.lora_{side}.weight": None
+         for i in range(2) for side in "AB"}
+    foreign(tmp_path / "plain")
+    raw = load_file(tmp_path / "plain" / "adapter_model.safetensors")
+    A, B = lora_ops.load_peft(tmp_path / "plain")
+    last = "base_model.model.model.layers.1.self_attn.q_proj.lora_{}.weight"
+    assert torch.equal(A["q_proj"][1], raw[last.format("A")])
+    torch.testing.assert_close(B["q_proj"][1], raw[last.format("B")] * 24 / 16)
+    foreign(tmp_path / "q only", config={"use_rslora": True}, **v)
+    A, B = lora_ops.load_peft(tmp_path / "q only")
+    assert list(A) == ["q_proj"] and A["q_proj"].shape == (2, 16, 48)
+    foreign(tmp_path / "more", **mlp)
+    with pytest.warns(UserWarning, match="left out 1 tensors such as .*up_proj"):
+        lora_ops.load_peft(tmp_path / "more")
+    foreign(tmp_path / "gap", **{last.format("B"): None})
+    with pytest.raises(UserError, match="for every layer, found gaps"):
+        lora_ops.load_peft(tmp_path / "gap")
+    foreign(tmp_path / "dora", config={"use_dora": True})
+    with pytest.raises(UserError, match="use_dora"):
+        lora_ops.load_peft(tmp_path / "dora")
+
+
+@pytest.mark.parametrize("name", ["llama", "mistral"])
+def test_a_merged_folder_is_the_model_with_the_adapter(name, tmp_path):
+    model, lora, expected = setup(name)
+    source = tmp_path / "sharded"                       # mistral's, cut into two files
+    shutil.copytree(GOLDEN / name, source)
+    if name == "mistral":
+        weights = load_file(source / "model.safetensors")
+        (source / "model.safetensors").unlink()
+        names = sorted(weights)
+        halves = {"one.safetensors": names[::2], "two.safetensors": names[1::2]}
+        for file, half in halves.items():
+            save_file({k: weights[k] for k in half}, source / file)
+        (source / "model.safetensors.index.json").write_text(json.dumps(
+            {"weight_map": {k: file for file, half in halves.items() for k in half}}))
+    (source / "expected.safetensors").unlink()
+    lora_ops.merge_folder(source, lora, tmp_path / "merged")
+    merged = mistral.load_model(tmp_path / "merged", torch.float32)
+    torch.testing.assert_close(merged(expected["ids"]), expected["lora_logits"],
+                               atol=2e-5, rtol=1e-5)
+    deep = tuple({m: torch.cat([w, w]) for m, w in side.items()} for side in lora)
+    with pytest.raises(UserError, match="has no model.layers.3.self_attn.q_proj"):
+        lora_ops.merge_folder(source, deep, tmp_path / "deep")
+    assert not (tmp_path / "deep").exists()
+
+
+def test_live_apply_lora_takes_a_transformers_model():
+    transformers = pytest.importorskip("transformers")
+    _, (A, B), expected = setup("mistral")
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(
+        GOLDEN / "mistral", attn_implementation="eager")
+    adapted = t2l_ops.apply_lora(theirs, A, B)
+    with torch.no_grad():
+        torch.testing.assert_close(adapted(expected["ids"]).logits, expected["lora_logits"],
+                                   atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(theirs(expected["ids"]).logits, expected["logits"],
+                                   atol=1e-4, rtol=1e-4)                 # left as it was
+    new = adapted.generate(expected["ids"][:1], max_new_tokens=3, do_sample=False, pad_token_id=0)
+    assert new.shape[1] == expected["ids"].shape[1] + 3
 
 
 def test_live_peft_loads_what_we_write(tmp_path):

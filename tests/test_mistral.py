@@ -1,16 +1,18 @@
 """The decoder against transformers: golden tensors always, live where transformers is installed."""
 import json
+import re
 import shutil
 
 import pytest
 import torch
 from conftest import GOLDEN
 from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 import lora as lora_ops
 import mistral
 
-FAMILIES = ["mistral", "llama"]
+FAMILIES = ["mistral", "llama", "llama3", "gemma2"]
 
 
 def loaded(name: str) -> tuple[mistral.Mistral, dict]:
@@ -31,9 +33,29 @@ def test_long_sequences_use_the_fused_kernel_and_agree(name, monkeypatch):
     torch.testing.assert_close(model(expected["ids"]), expected["logits"], atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("broken", ["no rope", "interleaved rope", "no window", "one theta"])
-def test_the_comparison_notices_a_wrong_model(broken, monkeypatch):
-    model, expected = loaded("mistral" if broken == "no window" else "llama")
+@pytest.mark.parametrize("broken, name", [
+    ("no rope", "llama"), ("interleaved rope", "llama"), ("no window", "mistral"),
+    ("one theta", "llama"), ("not stretched", "llama3"), ("no window", "gemma2"),
+    ("window everywhere", "gemma2"), ("w for 1 + w", "gemma2"), ("scores not capped", "gemma2"),
+    ("logits not capped", "gemma2"), ("usual scale", "gemma2"), ("silu", "gemma2")])
+def test_the_comparison_notices_a_wrong_model(broken, name, monkeypatch):
+    model, expected = loaded(name)
+    layers = model.model["layers"]
+    if broken == "not stretched":
+        model.cfg.llama3 = None
+    if broken == "window everywhere":
+        model.cfg.windowed = tuple(range(len(layers)))
+    if broken == "logits not capped":
+        model.cfg.final_logit_softcapping = None
+    for layer in layers:
+        if broken == "w for 1 + w":
+            layer.input_layernorm.gemma = False
+        if broken == "scores not capped":
+            layer.self_attn.cap = None
+        if broken == "usual scale":
+            layer.self_attn.scale = layer.self_attn.c ** -0.5
+        if broken == "silu":
+            layer.mlp.act = torch.nn.functional.silu
     if broken == "no rope":
         monkeypatch.setattr(mistral, "rotate", lambda x, rope: x)
     if broken == "interleaved rope":
@@ -72,7 +94,7 @@ def test_cached_generation_is_what_rescoring_without_a_cache_gives(name):
     prompts = [torch.randint(3, 96, (n,)).tolist() for n in lengths]
     A = {m: 0.3 * torch.randn(8, 3, 2, 48) for m in lora_ops.TARGETS}
     B = {"q_proj": 0.3 * torch.randn(8, 3, 6 * c, 2), "v_proj": 0.3 * torch.randn(8, 3, 2 * c, 2)}
-    stop = (7, 11, 13, 17, 19, 23, 29, 31)                            # so that some rows end early
+    stop = tuple(range(5, 96, 5))                                     # so that some rows end early
     made = mistral.generate_ids(model, prompts, (A, B), max_new_tokens=10, stop=stop)
     assert len({len(ids) for ids in made}) > 1
     for i, (prompt, new) in enumerate(zip(prompts, made)):
@@ -95,6 +117,32 @@ def test_sharded_folders_load_as_single_ones(tmp_path):
     assert torch.equal(one, many)
 
 
+CHATS = {  # as the families' own templates write a single user message
+    "<|im_end|>": "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n",
+    "<|eot_id|>": "<|begin_of_text|><|start_header_id|>user<|end_header_id|>\n\nhi<|eot_id|>"
+                  "<|start_header_id|>assistant<|end_header_id|>\n\n",
+    "<end_of_turn>": "<bos><start_of_turn>user\nhi<end_of_turn>\n<start_of_turn>model\n",
+    "</s>": "<s>[INST] hi [/INST]"}
+
+
+@pytest.mark.parametrize("end", CHATS)
+def test_every_familys_chat_format(end, tmp_path):
+    """A tokenizer with one token a byte and the family's special tokens."""
+    special = sorted(set(re.findall(r"<[^>]+>", CHATS[end])) | {end})
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    raw = Tokenizer(models.BPE({c: i for i, c in enumerate(special + alphabet)}, []))
+    raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    raw.decoder = decoders.ByteLevel()
+    raw.add_special_tokens(special)
+    raw.save(str(tmp_path / "tokenizer.json"))
+    tokenizer = mistral.load_tokenizer(tmp_path)
+    ids = tokenizer.prompt("hi")
+    assert tokenizer.tokenizer.decode(ids, skip_special_tokens=False) == CHATS[end]
+    assert [i for i in ids if i < len(special)] == [
+        special.index(token) for token in re.findall(r"<[^>]+>", CHATS[end])]
+    assert tokenizer.end == special.index(end) and tokenizer.answer("x")[-1] == tokenizer.end
+
+
 def test_chat_format_and_special_tokens_in_a_text():
     tokenizer = mistral.load_tokenizer(GOLDEN / "llama")
     ids = tokenizer.prompt("hi")
@@ -111,13 +159,21 @@ def test_live_parity_on_random_sizes(name, tmp_path):
     pick = lambda *values: values[int(torch.randint(len(values), ()))]          # noqa: E731
     torch.seed()
     k, g, c = pick(1, 2, 3), pick(1, 2, 4), pick(8, 10, 16)
-    kind = {"mistral": "Mistral", "llama": "Llama"}[name]
+    kind = {"mistral": "Mistral", "gemma2": "Gemma2"}.get(name, "Llama")
     sizes = dict(vocab_size=pick(50, 77), hidden_size=pick(24, 48), intermediate_size=pick(32, 56),
                  num_hidden_layers=pick(1, 2, 4), num_attention_heads=k * g, head_dim=c,
                  num_key_value_heads=k, rope_theta=pick(100.0, 1e5),
                  tie_word_embeddings=pick(True, False))
-    if name == "mistral":
-        sizes["sliding_window"] = pick(3, 8, None)
+    if name in ("mistral", "gemma2"):
+        sizes["sliding_window"] = pick(3, 8)
+    if name == "gemma2":
+        sizes |= dict(query_pre_attn_scalar=pick(5, 40), attn_logit_softcapping=pick(2.0, 50.0),
+                      final_logit_softcapping=pick(3.0, None))
+    if name == "llama3":
+        theta = sizes.pop("rope_theta")
+        sizes["rope_parameters"] = dict(
+            rope_type="llama3", rope_theta=theta, factor=pick(2.0, 8.0), low_freq_factor=1.0,
+            high_freq_factor=pick(2.0, 4.0), original_max_position_embeddings=pick(16, 40))
     cfg = getattr(transformers, f"{kind}Config")(**sizes, attn_implementation="eager")
     theirs = randomised(getattr(transformers, f"{kind}ForCausalLM")(cfg))
     theirs.save_pretrained(tmp_path)

@@ -9,8 +9,8 @@
 All modes share one loop: draw samples of mixed tasks, ask the trainee for their adapters, step on
 the objective. Only the objective tells the paper's two trainings apart: through the frozen model,
 the loss of the answers (sft); or the distance from the adapters of a library (recon).
-Reading order: what is trained, the objectives, the loop, the oracles' best steps, a run's folder,
-the command line, the modes.
+Reading order: what is trained, the objectives, the loop, the oracles' best steps, the command line,
+the modes. A run's folder is the business of data/runs.py.
 """
 import argparse
 import ctypes
@@ -31,7 +31,8 @@ from tqdm import tqdm
 import lora as lora_ops
 import mistral
 import t2l as t2l_ops
-from data.files import Parser, UserError, read_json, run, write_json
+from data.files import Parser, UserError, run, write_json
+from data.runs import begin, check_folder, cut_log, load_state, save_state, settings
 from data.tasks import (Batch, Sample, Suite, Task, draw_from_each, draw_samples, draw_tasks,
                         encode, fitting, load_suite)
 from encoder import Encoder, OneHot, load_encoder
@@ -315,68 +316,6 @@ def exact_match(objective: Answers, samples: list[Sample], adapters: LoRA) -> fl
     return sum(a in s.answers for a, s in zip(answers, samples)) / len(samples)
 
 
-# ---------------------------------------------------------------------------- a run's folder
-
-def save_state(out: Path, trainee: nn.Module, optimizer: torch.optim.Optimizer, step: int) -> None:
-    """All that a resumed run needs besides the command line; beside, then renamed."""
-    scratch = out / "train_state.pt.part"
-    torch.save({"step": step, "trainee": trainee.state_dict(),
-                "optimizer": optimizer.state_dict()}, scratch)
-    scratch.replace(out / "train_state.pt")
-
-
-def load_state(out: Path, trainee: nn.Module, optimizer: torch.optim.Optimizer) -> int:
-    state = torch.load(out / "train_state.pt", weights_only=True)
-    trainee.load_state_dict(state["trainee"])
-    optimizer.load_state_dict(state["optimizer"])
-    return state["step"]
-
-
-def cut_log(path: Path, start: int) -> None:
-    """Keep the log's first `start` lines: steps after the last saved state are run again."""
-    lines = path.read_text(encoding="utf-8").splitlines(True)[:start] if path.exists() else []
-    path.write_text("".join(lines), encoding="utf-8")
-
-
-def settings(args: argparse.Namespace) -> dict:
-    """What config.json records of the command line; a resumed run must agree with it."""
-    kept = ("mode", "model", "encoder", "tasks", "task", "max_tasks", "loras", "init", "arch",
-            "one_hot", "canonical", "recon_space", "steps", "batch_size", "lr", "seed", "describe")
-    return {k: getattr(args, k) for k in kept} | {"dtype": str(args.dtype).split(".")[1]}
-
-
-def check_folder(args: argparse.Namespace, out: Path) -> bool:
-    """Whether the run is finished already; UserError where it cannot be begun or resumed."""
-    config, state = out / "config.json", out / "train_state.pt"
-    found = read_json(config) if config.exists() else {}
-    oracles = found.get("mode") == "lora"
-    if not args.resume:
-        if state.exists():
-            raise UserError(f"{out} holds an unfinished run; go on with --resume, choose another "
-                            f"--out, or delete {state}")
-        if oracles:
-            raise UserError(f"{out} holds the oracles of an earlier run; go on with --resume, "
-                            "choose another --out, or delete it")
-        return False
-    if not (found.get("finished") or oracles or state.exists()):
-        raise UserError(f"nothing to resume: {state} does not exist; a run writes it with "
-                        "--save-every N")
-    for key, value in settings(args).items():
-        if found.get(key) != value:
-            raise UserError(f"{config} says {key} = {found.get(key)!r}, the command line "
-                            f"{value!r}; resume with the flags of the first run")
-    return bool(found.get("finished"))
-
-
-def begin(args: argparse.Namespace, out: Path) -> None:
-    """Make the run's folder; of an earlier, finished run nothing is left in it."""
-    out.mkdir(parents=True, exist_ok=True)
-    for name in ("log.jsonl", "results.json", "t2l.safetensors", "adapter_config.json",
-                 "adapter_model.safetensors"):
-        (out / name).unlink(missing_ok=True)
-    write_json(out / "config.json", settings(args))
-
-
 # ----------------------------------------------------------------------------- command line
 
 def parse_args() -> argparse.Namespace:
@@ -573,7 +512,7 @@ def from_a_library(args: argparse.Namespace):
         t2l.emit_z_scores_of(objective.mean, objective.std)
 
     def evaluate(out: Path) -> str:
-        from eval import report_library
+        from compare import report_library
         model, tokenizer, suite = load_all(args)
         return report_library(loras, [out], suite, model, tokenizer, args.eval_samples)
     trainee = TextToLoRA(t2l, encoder, tasks, not args.init, z_scores).to(args.device)

@@ -1,0 +1,182 @@
+"""The paper's ten benchmarks: what a question looks like to the model, and when an answer is right.
+
+    questions = load_benchmark("benchmarks/arc_easy.jsonl")     # the name says which of the ten
+    right = is_right(questions[0], "The answer is B.")
+
+A file has one JSON object a line, in the layout that the benchmark was published in. The prompts'
+wording is ours; a JSON file {"arc_easy": "… {question} … {options} …"} gives another, for released
+checkpoints were trained with theirs. Model-written code runs in a process that is limited in time
+and memory, and only where the caller allows it. Sources and licences are in the README.
+"""
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from data.files import UserError, read_json
+
+LETTERS = "ABCDEFGH"
+CHOOSE = "{question}\n\n{options}\n\nAnswer with the letter of the right option."
+CODE = "Reply with the whole function in Python, in one code block."
+PROMPTS = {
+    "arc_challenge": CHOOSE, "arc_easy": CHOOSE, "openbookqa": CHOOSE,
+    "boolq": "{passage}\n\n{question}?\n\nAnswer with yes or no.",
+    "hellaswag": "Which ending continues the text best?\n\n{question}\n\n{options}\n\n"
+                 "Answer with the letter of the best ending.",
+    "piqa": "What is the better way to do this?\n\n{question}\n\n{options}\n\n"
+            "Answer with the letter of the better way.",
+    "winogrande": "What belongs in the place of the underscore?\n\n{question}\n\n{options}\n\n"
+                  "Answer with the letter of the right option.",
+    "gsm8k": "{question}\n\nThink step by step; end with the number that answers the question.",
+    "humaneval": "Complete this function.\n\n{question}\n\n" + CODE,
+    "mbpp": "{question}\n\nIt has to pass\n\n{tests}\n\n" + CODE}
+NEW_TOKENS = {"gsm8k": 400, "humaneval": 400, "mbpp": 400}            # the others: a few
+
+
+@dataclass(frozen=True)
+class Question:
+    """One exercise: `gold` is a letter, "yes" or "no", a number, or the code that tests an answer;
+    `options` are the texts that A, B … stand for; `head` is code that comes before an answer's."""
+    benchmark: str
+    prompt: str
+    gold: str
+    options: tuple[str, ...] = ()
+    head: str = ""
+
+
+# ------------------------------------------------------------------------------------ reading
+
+def choice(question: str, options: list[str], right: int) -> dict:
+    lettered = "\n".join(f"{letter}. {text}" for letter, text in zip(LETTERS, options))
+    return {"question": question, "options": lettered, "gold": LETTERS[right],
+            "texts": tuple(options)}
+
+
+def labelled(row: dict) -> dict:
+    """ARC and OpenBookQA; some of ARC's labels are 1 to 4, and become A to D."""
+    choices = row["question"]["choices"]
+    labels = [c["label"] for c in choices]
+    return choice(row["question"]["stem"], [c["text"] for c in choices],
+                  labels.index(row["answerKey"]))
+
+
+READERS: dict[str, Callable[[dict], dict]] = {
+    "arc_challenge": labelled, "arc_easy": labelled, "openbookqa": labelled,
+    "boolq": lambda row: {"question": row["question"], "passage": row["passage"],
+                          "gold": "yes" if row["answer"] else "no"},
+    "hellaswag": lambda row: choice(row["ctx"], row["endings"], int(row["label"])),
+    "piqa": lambda row: choice(row["goal"], [row["sol1"], row["sol2"]], int(row["label"])),
+    "winogrande": lambda row: choice(row["sentence"], [row["option1"], row["option2"]],
+                                     int(row["answer"]) - 1),
+    "gsm8k": lambda row: {"question": row["question"],
+                          "gold": number(row["answer"].split("####")[1])},
+    "humaneval": lambda row: {"question": row["prompt"].strip(), "head": row["prompt"],
+                              "gold": f"{row['test']}\n\ncheck({row['entry_point']})\n"},
+    "mbpp": lambda row: {"question": row.get("text") or row["prompt"],
+                         "tests": "\n".join(row["test_list"]),
+                         "gold": "\n".join([row.get("test_setup_code", ""), *row["test_list"]])}}
+
+
+def load_benchmark(path: str | Path, prompts: str | Path | None = None) -> list[Question]:
+    """The questions of a file named <benchmark>.jsonl; UserError names the line that is odd."""
+    path = Path(path)
+    name = path.name.split(".")[0]
+    if name not in READERS:
+        raise UserError(f"{path}: no benchmark of that name; expected {', '.join(READERS)}, each as "
+                        "NAME.jsonl")
+    template = (read_json(prompts) if prompts else {}).get(name, PROMPTS[name])
+    questions = []
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist") from None
+    for i, line in enumerate(lines, 1):
+        try:
+            fields = READERS[name](json.loads(line))
+            prompt = re.sub(r"\{(\w+)\}", lambda m: fields[m[1]], template)
+        except (KeyError, IndexError, TypeError, ValueError) as error:
+            raise UserError(f"{path}, line {i}: not in the layout of {name}, or a prompt that asks "
+                            f"for more ({type(error).__name__} {error})") from None
+        questions.append(Question(name, prompt, fields["gold"], fields.get("texts", ()),
+                                  fields.get("head", "")))
+    return questions
+
+
+# ------------------------------------------------------------------------------------ scoring
+
+def is_right(question: Question, answer: str, run_code: bool = False) -> bool:
+    """Whether an answer in words, a number or code is right. Code is only run with `run_code`."""
+    if question.benchmark in ("humaneval", "mbpp"):
+        if not run_code:
+            raise UserError(f"{question.benchmark} runs what the model wrote; allow it with "
+                            "--run-code")
+        return passes(question, answer)
+    if question.benchmark == "gsm8k":
+        return number(answer) == question.gold
+    if question.options:
+        return letter(answer, question.options) == question.gold
+    words = re.findall(r"\b(yes|no|true|false)\b", answer.lower())
+    return bool(words) and {"true": "yes", "false": "no"}.get(words[0], words[0]) == question.gold
+
+
+def letter(answer: str, options: tuple[str, ...]) -> str:
+    """The option that an answer names: by "answer is B", by a letter on its own, or, if it names no
+    letter, by the one option whose text it contains; else ""."""
+    known = LETTERS[:len(options)]
+    named = rf"[{known[1:]}]\b|A\b(?! (?!is\b|or\b)[a-z])"                # "A drop" has an article
+    for pattern in (rf"(?i:answer|option|choice)\W+(?:is\W+)?({named})", rf"\b({named})"):
+        if found := re.search(pattern, answer):
+            return found[1]
+    said = [known[i] for i, text in enumerate(options) if text.lower().strip(". ") in answer.lower()]
+    return said[0] if len(said) == 1 else ""
+
+
+def number(answer: str) -> str:
+    """The last number in a text, without thousands separators and trailing zeros; "" if none."""
+    found = re.findall(r"-?\d[\d,]*(?:\.\d+)?|-?\.\d+", answer)
+    if not found:
+        return ""
+    value = found[-1].replace(",", "")
+    return f"{float(value):.6f}".rstrip("0").rstrip(".")
+
+
+def code_in(answer: str) -> str:
+    """The first fenced block of an answer, or all of it."""
+    found = re.search(r"```(?:python|py)?[ \t]*\n(.*?)(?:```|\Z)", answer, re.DOTALL)
+    return found[1] if found else answer
+
+
+def passes(question: Question, answer: str, seconds: int = 10, megabytes: int = 1024) -> bool:
+    """Whether the tests run through with the answer's code (pass@1).
+
+    A bare continuation is put behind the function's head. It runs in an isolated Python of its own,
+    in an empty folder that is deleted, with limits on time, memory, files and processes. That keeps
+    accidents away, not an attacker: use a container for models that you do not trust.
+    """
+    code = code_in(answer)
+    if question.head:                  # before a function written anew: its imports and helpers
+        before, asked = question.head.rsplit("def ", 1)
+        anew = f"def {asked.split('(')[0]}(" in code
+        code = (before if anew else question.head) + code
+    limits = ("import resource as r\n"
+              f"r.setrlimit(r.RLIMIT_CPU, ({seconds}, {seconds}))\n"
+              f"r.setrlimit(r.RLIMIT_AS, ({megabytes << 20}, {megabytes << 20}))\n"
+              "r.setrlimit(r.RLIMIT_FSIZE, (1 << 20, 1 << 20))\n"
+              "r.setrlimit(r.RLIMIT_NPROC, (0, 0))\n")
+    # The last line of output must be ours: sys.exit(0) in the answer is no way to pass.
+    end = f"tests passed {id(question)}"
+    script = f"{limits}{code}\n\n{question.gold}\nprint({end!r})\n"
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            done = subprocess.run([sys.executable, "-I", "-c", script], cwd=folder, env={},
+                                  stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                                  stderr=subprocess.DEVNULL, timeout=2 * seconds,
+                                  start_new_session=True)
+        except subprocess.TimeoutExpired:
+            return False
+    lines = done.stdout.decode(errors="replace").splitlines()
+    return done.returncode == 0 and bool(lines) and lines[-1] == end

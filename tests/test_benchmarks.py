@@ -1,0 +1,128 @@
+"""The ten benchmarks: their published layouts, and hand-made right and wrong answers."""
+import json
+import time
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+from data.benchmarks import READERS, is_right, load_benchmark, passes
+from data.files import UserError
+
+SHARED = ROOT.parent / "shared" / "data" / "benchmarks"
+ABCD = [{"text": text, "label": label}
+        for text, label in (("iron", "A"), ("a drop of water", "B"), ("wood", "C"), ("air", "D"))]
+ROWS = {                                # one question of our own each, and right and wrong answers
+    "arc_easy": ({"id": "x", "question": {"stem": "What flows?", "choices": ABCD},
+                  "answerKey": "B"},
+                 ["B", "B.", "The answer is B.", "(B) a drop of water", "Answer: B", "A drop of "
+                  "water.", "B. a drop of water, not A"],
+                 ["A", "", "C. wood", "The answer is D, not B", "iron or a drop of water",
+                  "A or B"]),
+    "arc_challenge": ({"id": "x", "question": {"stem": "What flows?", "choices": [
+        c | {"label": str(i + 1)} for i, c in enumerate(ABCD)]}, "answerKey": "2"},
+        ["B"], ["A", "2"]),
+    "openbookqa": ({"id": "x", "question": {"stem": "What flows", "choices": ABCD},
+                    "answerKey": "D"}, ["D", "Option D"], ["DA", "A piece of air and wood"]),
+    "boolq": ({"question": "is it so", "title": "t", "answer": True, "passage": "It is so."},
+              ["yes", "Yes, it is.", "True", "YES"], ["no", "No, yes would be wrong", "nobody", ""]),
+    "hellaswag": ({"ctx": "He jumps", "endings": ["and flies.", "and lands.", "x", "y"],
+                   "label": "1", "activity_label": "a"}, ["B", "and lands."], ["A", "b"]),
+    "piqa": ({"goal": "Open a jar", "sol1": "Turn the lid", "sol2": "Turn the table", "label": 0},
+             ["A", "A. Turn the lid", "turn the lid"], ["B", "C", "Turn it"]),
+    "winogrande": ({"sentence": "The cup fell on the floor, so the _ broke.", "option1": "floor",
+                    "option2": "cup", "answer": "2"}, ["B", "cup", "The cup."], ["floor", "A"]),
+    "gsm8k": ({"question": "6 times 7 hundred?", "answer": "It is <<6*700=4200>>.\n#### 4,200"},
+              ["6 * 700 = 4200", "The answer is 4,200.", "$4200.00", "So 4200"],
+              ["42", "4200 or rather 4201", "-4200", ""]),
+    "humaneval": ({"task_id": "H/0", "entry_point": "double", "canonical_solution": "",
+                   "prompt": "from math import inf\n\ndef double(x):\n    \"\"\"Twice x.\"\"\"\n",
+                   "test": "def check(f):\n    assert f(2) == 4\n    assert f(inf) == inf\n"},
+                  ["    return 2 * x", "```python\ndef double(x):\n    return x + x\n```",
+                   "Sure:\n```\ndef double(x):\n    return min(inf, 2 * x)\n```\nDone."],
+                  ["    return x", "def double(x)", "import sys; sys.exit(0)\ndef double(x): 1",
+                   "def double(x):\n    while True: pass", ""]),
+    "mbpp": ({"text": "Write a function to add.", "task_id": 1, "code": "",
+              "test_setup_code": "import math", "test_list": ["assert add(1, 2) == 3",
+                                                              "assert add(0, math.pi) > 3"]},
+             ["def add(a, b):\n    return a + b"], ["def add(a, b):\n    return 3", "no idea"])}
+
+
+def question(name: str, folder: Path):
+    (folder / f"{name}.jsonl").write_text(json.dumps(ROWS[name][0]) + "\n")
+    return load_benchmark(folder / f"{name}.jsonl")[0]
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_hand_made_answers(name, tmp_path, monkeypatch):
+    monkeypatch.setattr(passes, "__defaults__", (1, 1024))             # seconds, megabytes
+    asked = question(name, tmp_path)
+    row, right, wrong = ROWS[name]
+    for answer in right:
+        assert is_right(asked, answer, run_code=True), answer
+    for answer in wrong:
+        assert not is_right(asked, answer, run_code=True), answer
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_a_prompt_shows_the_question_and_never_the_answer_alone(name, tmp_path):
+    asked, row = question(name, tmp_path), ROWS[name][0]
+    for key in ("question", "ctx", "goal", "sentence", "text"):
+        if isinstance(row.get(key), str):
+            assert row[key] in asked.prompt
+    assert all(text in asked.prompt for text in asked.options)
+    assert "{" not in asked.prompt.replace(asked.head, "")
+    assert row.get("test", "no test") not in asked.prompt
+
+
+def test_other_prompts(tmp_path):
+    (tmp_path / "prompts.json").write_text('{"gsm8k": "Q: {question} {curly}"}')
+    (tmp_path / "gsm8k.jsonl").write_text(json.dumps(ROWS["gsm8k"][0]))
+    with pytest.raises(UserError, match="line 1: .* a prompt that asks for more .*'curly'"):
+        load_benchmark(tmp_path / "gsm8k.jsonl", tmp_path / "prompts.json")
+    (tmp_path / "prompts.json").write_text('{"gsm8k": "Q: {question}"}')
+    asked = load_benchmark(tmp_path / "gsm8k.jsonl", tmp_path / "prompts.json")[0]
+    assert asked.prompt == "Q: 6 times 7 hundred?"
+
+
+def test_code_runs_only_if_allowed_and_within_its_limits(tmp_path):
+    asked = question("mbpp", tmp_path)
+    with pytest.raises(UserError, match="--run-code"):
+        is_right(asked, "def add(a, b): return a + b")
+    began = time.perf_counter()
+    assert not passes(asked, "while True: pass", seconds=1)
+    assert not passes(asked, "x = ' ' * (1 << 31)\ndef add(a, b): return a + b", megabytes=512)
+    assert not passes(asked, f"open({str(tmp_path / 'big')!r}, 'wb').write(b'x' * (1 << 22))\n"
+                      "def add(a, b): return a + b")
+    assert not passes(asked, "import time; time.sleep(60)", seconds=1)
+    assert time.perf_counter() - began < 30
+    assert passes(asked, "import os\nassert os.listdir() == []\ndef add(a, b): return a + b")
+
+
+@pytest.mark.parametrize("text, said", [("{}", "line 1: not in the layout of piqa"),
+                                        ("nonsense", "line 1"), (None, "does not exist")])
+def test_files_that_are_odd(text, said, tmp_path):
+    if text is not None:
+        (tmp_path / "piqa.jsonl").write_text(text)
+    with pytest.raises(UserError, match=said):
+        load_benchmark(tmp_path / "piqa.jsonl")
+    with pytest.raises(UserError, match="no benchmark of that name"):
+        load_benchmark(tmp_path / "mmlu.jsonl")
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="the published files are not here")
+@pytest.mark.parametrize("name", READERS)
+def test_published_files_load(name):
+    questions = load_benchmark(SHARED / f"{name}.jsonl")
+    assert len(questions) >= 164
+    if questions[0].options:                             # every gold answer is one of the options
+        assert all(q.gold in "ABCDEFGH"[:len(q.options)] for q in questions)
+        assert all(is_right(q, q.gold) for q in questions)
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="the published files are not here")
+@pytest.mark.parametrize("name, field", [("humaneval", "canonical_solution"), ("mbpp", "code")])
+def test_published_solutions_pass_their_tests(name, field):
+    rows = [json.loads(line) for line in (SHARED / f"{name}.jsonl").read_text().splitlines()[:12]]
+    questions = load_benchmark(SHARED / f"{name}.jsonl")[:12]
+    assert all(passes(q, row[field].replace("\r", "")) for q, row in zip(questions, rows))

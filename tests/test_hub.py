@@ -1,0 +1,176 @@
+"""Downloads from a hub, against a server on this machine that behaves badly in every way."""
+import gzip
+import hashlib
+import io
+import json
+import os
+import random
+import threading
+import zipfile
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from data import hub
+from data.benchmarks import READERS
+from data.files import UserError
+
+REPOSITORY = hub.MODELS["gte-large"].repository
+CONTENT = {"config.json": b'{"model_type": "new"}', "README.md": b"not wanted",
+           "model.safetensors": random.Random(0).randbytes(300_000),
+           "1_Pooling/config.json": b"{}", "pytorch_model.bin": b"never a pickle"}
+
+
+def zipped(**members: str) -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, text in members.items():
+            archive.writestr(name.replace("__", "/") + ".jsonl", text)
+        archive.writestr("x/dev-labels.lst", "1\n0\n")
+        archive.writestr("__MACOSX/x/dev.jsonl", "not this")
+    return file.getvalue()
+
+
+LINES = '{"task_id": 10}\n{"task_id": 11}\n'
+PACKED = {"plain.jsonl": LINES.encode(), "one.jsonl.gz": gzip.compress(LINES.encode()),
+          "many.zip": zipped(x__dev=LINES, x__train="{}"), "bad.zip": b"no zip"}
+
+
+class BadHub(BaseHTTPRequestHandler):
+    """Serves CONTENT; `mood` says how it misbehaves with model.safetensors."""
+    mood, asked = "", []
+
+    def do_GET(self):
+        type(self).asked.append((self.path, self.headers.get("Range"),
+                                 self.headers.get("Authorization")))
+        if self.mood in ("401", "403", "404"):
+            return self.send_error(int(self.mood))
+        if self.path.startswith("/api/"):
+            body = json.dumps({"sha": "abc", "siblings": [
+                {"rfilename": name, "size": len(data),
+                 **({"lfs": {"sha256": hashlib.sha256(data).hexdigest()}, "blobId": "x"}
+                    if name == "model.safetensors" else {"blobId": hashlib.sha1(
+                        f"blob {len(data)}\0".encode() + data).hexdigest()})}
+                for name, data in CONTENT.items()]}).encode()
+            return self.say(body)
+        if self.path.startswith("/packed/"):
+            return self.say(PACKED[self.path.removeprefix("/packed/")])
+        data = CONTENT[self.path.split("/resolve/abc/")[1]]
+        if len(data) < 1000:
+            return self.say(data)
+        if self.mood == "elsewhere" and "moved" not in self.path:
+            self.send_response(302)
+            self.send_header("Location", f"http://localhost:{self.server.server_port}/moved"
+                             + self.path)
+            return self.end_headers()
+        start = int(self.headers["Range"][6:-1]) if self.headers.get("Range") else 0
+        if self.mood == "ignores ranges":
+            start = 0
+        if self.mood == "one byte wrong":
+            data = data[:-1] + bytes([data[-1] ^ 1])
+        if self.mood == "too long":
+            data += b"more"
+        if self.mood == "too short":
+            data = data[:-5]
+        broken = self.mood in ("breaks off", "ignores ranges") and len(self.asked) < 5
+        self.say(data[start:], 206 if start else 200, 100_000 if broken else None)
+
+    def say(self, body: bytes, status: int = 200, stop: int | None = None):
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body[:stop])
+
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture
+def server(monkeypatch):
+    BadHub.mood, BadHub.asked = "", []
+    server = ThreadingHTTPServer(("127.0.0.1", 0), BadHub)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    monkeypatch.setattr(hub, "PAUSE", 0.0)
+    yield BadHub
+    server.shutdown()
+
+
+def files(folder: Path) -> set[str]:
+    return {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()}
+
+
+def asked_for_weights(server) -> list:
+    return [row for row in server.asked if row[0].endswith("model.safetensors")]
+
+
+@pytest.mark.parametrize("mood", ["", "breaks off", "ignores ranges", "elsewhere"])
+def test_a_folder_arrives_whole(mood, server, tmp_path):
+    server.mood = mood
+    folder = hub.fetch_model("gte-large", tmp_path)
+    assert folder == tmp_path / "gte-large-en-v1.5" and list(tmp_path.iterdir()) == [folder]
+    assert files(folder) == {"config.json", "model.safetensors", "1_Pooling/config.json"}
+    assert all((folder / name).read_bytes() == CONTENT[name] for name in files(folder))
+    requests = asked_for_weights(server)
+    if mood == "breaks off":
+        assert "bytes=100000-" in [row[1] for row in requests]         # went on, not anew
+    if mood == "elsewhere":                             # the token stays with the server it is for
+        assert [row[2] for row in requests] == ["Bearer hf_secret", None]
+    before = len(server.asked)
+    hub.fetch_model("gte-large", tmp_path)
+    assert len(server.asked) == before                                 # it is there: no request
+
+
+@pytest.mark.parametrize("mood, said", [
+    ("401", "accept the licence .* HF_TOKEN"), ("403", "accept the licence"),
+    ("404", "does not exist"), ("one byte wrong", "not the 300,000 bytes with checksum"),
+    ("too long", "not the 300,000 bytes"), ("too short", "broke off at 299,995 of 300,000")])
+def test_what_is_not_as_the_hub_states_is_not_used(mood, said, server, tmp_path):
+    server.mood = mood
+    with pytest.raises(UserError, match=said):
+        hub.fetch_model("gte-large", tmp_path)
+    assert not (tmp_path / "gte-large-en-v1.5").exists()
+    server.mood = ""                                    # and the next try succeeds
+    assert files(hub.fetch_model("gte-large", tmp_path)) >= {"config.json", "model.safetensors"}
+
+
+def test_a_download_goes_on_where_an_earlier_run_stopped(server, tmp_path):
+    scratch = tmp_path / "gte-large-en-v1.5.part"
+    scratch.mkdir()
+    (scratch / "model.safetensors.part").write_bytes(CONTENT["model.safetensors"][:123_456])
+    hub.fetch_model("gte-large", tmp_path)
+    assert [row[1] for row in asked_for_weights(server)] == ["bytes=123456-"]
+
+
+def source(url: str, questions: int, member: str = "") -> dict:
+    return hub.Source(f"{os.environ['HF_ENDPOINT']}/packed/{url}", member, questions, "MIT")
+
+
+def test_benchmarks_arrive_unpacked_and_with_their_labels(server, tmp_path):
+    hub.fetch_benchmarks(tmp_path, {
+        "gsm8k": source("plain.jsonl", 2), "humaneval": source("one.jsonl.gz", 2),
+        "mbpp": source("plain.jsonl", 1), "piqa": source("many.zip", 2, "dev.jsonl")})
+    rows = {p.stem: [json.loads(line) for line in p.read_text().splitlines()]
+            for p in tmp_path.iterdir()}
+    both = [{"task_id": 10}, {"task_id": 11}]
+    assert rows == {"gsm8k": both, "humaneval": both, "mbpp": both[1:],
+                    "piqa": [both[0] | {"label": 1}, both[1] | {"label": 0}]}
+
+
+def test_benchmarks_that_are_not_what_was_published(server, tmp_path):
+    for url, said in (("plain.jsonl", "2 questions, expected 7"), ("bad.zip", "not a zip file")):
+        with pytest.raises(UserError, match=said):
+            hub.fetch_benchmarks(tmp_path, {"piqa": source(url, 7, "dev.jsonl")})
+    assert not list(tmp_path.iterdir())
+    assert set(hub.SOURCES) == set(READERS)
+
+
+def test_no_network_and_no_such_model(monkeypatch, tmp_path):
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr(hub, "PAUSE", 0.0)
+    with pytest.raises(UserError, match="127.0.0.1:9"):
+        hub.fetch_model("gte-large", tmp_path)
+    with pytest.raises(UserError, match="no model 'gpt-5'; choose from mistral-7b"):
+        hub.fetch_model("gpt-5", tmp_path)

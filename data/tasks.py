@@ -10,6 +10,7 @@ names the tasks that are kept from training: {"unseen": […], "validation": [�
 """
 import itertools
 import random
+import re
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from mistral import Tokenizer
 
 DEFAULT_TASKS = Path(__file__).parent / "tasks"
+SNI_SPLITS = Path(__file__).parent / "sni_splits.json"
 TEST_SHARE, BUCKET = 0.2, 8
 
 
@@ -95,17 +97,22 @@ def load_task(path: Path) -> Task:
 
 
 def load_suite(folder: str | Path | None = None) -> Suite:
-    """All tasks of a folder, divided by the splits.json beside it (without: all for training)."""
+    """All tasks of a folder, divided by the splits.json beside it (without: all for training).
+
+    In a clone of natural-instructions the paper's 479 and 11 tasks are meant, the others not read.
+    """
     folder = Path(folder) if folder else DEFAULT_TASKS
-    files = sorted(folder.glob("*.json"))
+    files, splits = sorted(folder.glob("*.json")), folder.parent / "splits.json"
+    clone = not splits.exists() and (folder.parent / "splits" / "default").is_dir()
+    if clone:
+        files, raw = the_papers(files)
     if not files:
         raise UserError(f"{folder} holds no task file; expected *.json in the schema of "
                         "Super-NaturalInstructions (see data/tasks.py)")
     tasks = {path.stem: load_task(path) for path in files}
-    splits = folder.parent / "splits.json"
     if splits.exists():
         raw = read_json(splits)
-    else:
+    elif not clone:
         raw = {}
         warnings.warn(f"no {splits}: every task is trained on, none is left to test as unseen")
     parts = {}
@@ -118,6 +125,18 @@ def load_suite(folder: str | Path | None = None) -> Suite:
     if not train:
         raise UserError(f"{folder}: no task is left to train on")
     return Suite(train, **parts)
+
+
+def the_papers(files: list[Path]) -> tuple[list[Path], dict]:
+    """Of natural-instructions' files (task022_….json) those that the paper uses, and its splits."""
+    numbers = read_json(SNI_SPLITS)
+    found = {int(match[1]): path for path in files if (match := re.match(r"task(\d+)_", path.name))}
+    missing = [n for n in numbers["train"] + numbers["unseen"] if n not in found]
+    if missing:
+        warnings.warn(f"natural-instructions lacks {len(missing)} of the paper's tasks, among them "
+                      f"number {missing[0]}")
+    kept = [found[n] for n in numbers["train"] + numbers["unseen"] if n in found]
+    return kept, {"unseen": [found[n].stem for n in numbers["unseen"] if n in found]}
 
 
 # ---------------------------------------------------------------------------------- samples

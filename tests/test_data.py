@@ -6,7 +6,7 @@ import zipfile
 from collections import Counter
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, task_file
 
 from data import download
 from data.files import UserError, written_beside
@@ -133,3 +133,21 @@ def test_nothing_half_written_stays_behind(tmp_path):
             (scratch / "half").write_text("x")
             1 / 0
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_clone_of_natural_instructions_holds_the_papers_tasks(tmp_path):
+    """The authors' 479 and 11 task numbers; a file of another number is not even read."""
+    numbers = json.loads((ROOT / "data" / "sni_splits.json").read_text())
+    assert (len(numbers["train"]), len(numbers["unseen"]), len(numbers["dropped"])) == (479, 11, 10)
+    (tmp_path / "tasks").mkdir()
+    (tmp_path / "splits" / "default").mkdir(parents=True)
+    for n in (numbers["train"][0], numbers["train"][5], numbers["unseen"][2]):
+        task_file(tmp_path / "tasks", f"task{n:03d}_x", Descriptions=None, Split=None,
+                  **{"Description Split": None})
+    (tmp_path / "tasks" / f"task{numbers['dropped'][0]}_y.json").write_text("not read")
+    with pytest.warns(UserWarning, match="lacks 487 of the paper's tasks"):
+        suite = load_suite(tmp_path / "tasks")
+    assert [t.name for t in suite.train] == [f"task{n:03d}_x" for n in (numbers["train"][0],
+                                                                        numbers["train"][5])]
+    assert [t.name for t in suite.unseen] == [f"task{numbers['unseen'][2]:03d}_x"]
+    assert suite.train[0].descriptions == (f"Do what {suite.train[0].name} says.",)

@@ -19,12 +19,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -32,7 +33,7 @@ import lora as lora_ops
 import mistral
 import t2l as t2l_ops
 import train as train_ops
-from data.files import Parser, UserError, run
+from data.files import Parser, UserError, run, write_json
 from data.tasks import Batch, Sample, draw_from_each, draw_samples, encode, load_suite
 from encoder import load_encoder
 from lora import LoRA
@@ -523,12 +524,68 @@ def part_startup() -> str:
     return f"t2l.py {seconds:.1f} s"
 
 
+# ------------------------------------------------------------------------- a model of 7 billion
+
+def write_random_model(cfg: mistral.Config, folder: Path, shard_bytes: int = 2 << 30) -> int:
+    """A Hugging Face folder with random bf16 weights, in shards; returns their bytes."""
+    with torch.device("meta"):
+        shapes = {k: w.shape for k, w in mistral.Mistral(cfg).state_dict().items()}
+    pool = (0.02 * torch.randn(1 << 24)).bfloat16()            # repeated: drawing 7 billion is slow
+    index, shard, total = {}, {}, 0
+
+    def flush() -> None:
+        name = f"model-{len(set(index.values())) + 1:05}.safetensors"
+        save_file(shard, folder / name)
+        index.update(dict.fromkeys(shard, name))
+        shard.clear()
+    for key, shape in shapes.items():
+        n = shape.numel()
+        shard[key] = pool.repeat(-(-n // len(pool)))[:n].view(shape) if len(shape) > 1 else \
+            torch.ones(shape, dtype=torch.bfloat16)
+        total += 2 * n
+        if sum(w.nbytes for w in shard.values()) > shard_bytes:
+            flush()
+    flush()
+    write_json(folder / "model.safetensors.index.json", {"weight_map": index})
+    write_json(folder / "config.json", {"model_type": "mistral", "hidden_act": "silu"} | {
+        k: v for k, v in asdict(cfg).items() if v is not None and k not in ("gemma", "windowed")})
+    return total
+
+
+def time_big(folder: str) -> dict:
+    """Load, make one L adapter, produce 8 tokens with it; the peak includes all of that."""
+    began = time.perf_counter()
+    model = mistral.load_model(folder)
+    loaded = time.perf_counter() - began
+    t2l, emb = fresh_t2l(model.cfg), torch.randn(1, 384)
+    began = time.perf_counter()
+    with torch.no_grad():
+        A, B = t2l.adapters(emb)
+    adapter = time.perf_counter() - began
+    began = time.perf_counter()
+    ids = mistral.generate_ids(model, [list(range(3, 19))], (A, B), 8, stop=())
+    return {"load": loaded, "adapter": adapter, "tokens": time.perf_counter() - began,
+            "made": len(ids[0]), "peak": train_ops.peak_memory()}
+
+
+def part_big() -> str:
+    """Mistral-7B's size with random weights (only by name: 14.5 GB of disk, some minutes)."""
+    with tempfile.TemporaryDirectory() as folder:
+        size = write_random_model(MISTRAL_7B, Path(folder)) / 2 ** 30
+        found = alone("time_big", folder)
+    print(f"{size:.1f} GiB of weights loaded in {found['load']:.1f} s; an L adapter in "
+          f"{found['adapter']:.2f} s; {found['made']} tokens in {found['tokens']:.0f} s; peak "
+          f"{found['peak']:.1f} GiB, {found['peak'] / size:.2f} x the weights")
+    return f"7B: adapter {found['adapter']:.2f} s, peak {found['peak'] / size:.2f} x the weights"
+
+
 # ---------------------------------------------------------------------------------- command line
 
 PARTS = {"step": part_step, "limit": part_limit, "scale": part_scale,
          "compile": part_compile, "padding": part_padding, "memory": part_memory,
          "generation": part_generation, "oracles": part_oracles, "adapters": part_adapters,
-         "startup": part_startup}
+         "startup": part_startup, "big": part_big}
+BY_NAME_ONLY = ("big",)
 
 
 def alone(function: str, *arguments: str) -> dict:
@@ -559,7 +616,7 @@ def main() -> None:
     if odd := set(args.parts) - set(PARTS):
         raise UserError(f"no such part: {', '.join(sorted(odd))}; choose from {', '.join(PARTS)}")
     said, failed, began = [], [], time.perf_counter()
-    for name in args.parts or PARTS:
+    for name in args.parts or [part for part in PARTS if part not in BY_NAME_ONLY]:
         print(f"\n{name}. {PARTS[name].__doc__}", flush=True)
         try:
             said.append(PARTS[name]())

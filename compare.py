@@ -2,9 +2,9 @@
 
     python eval.py --loras out/lora --ckpt out/recon        # comes here
 
-For every task of a library: exact match of the base model, its oracle, the average LoRA, and T2L with
-training wordings, held-out wordings and another task's; and how far T2L's matrices are from the
-oracle's.
+For every task of a library: exact match of the base model, its oracle, the average LoRA, and T2L
+with training wordings, held-out wordings and another task's; and how far T2L's matrices are from
+the oracle's.
 """
 from dataclasses import replace
 from pathlib import Path

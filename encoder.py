@@ -109,7 +109,7 @@ class BertLayer(nn.Module):
 
 
 class NewLayer(nn.Module):
-    """The same with q, k and v from one matrix, RoPE, and a gated MLP: down(up x · gelu(gate x))."""
+    """The same with q, k and v from one matrix, RoPE, a gated MLP: down(up x · gelu(gate x))."""
 
     def __init__(self, cfg: Config):
         super().__init__()

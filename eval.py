@@ -8,8 +8,8 @@ Exact match on unseen tasks, and on seen tasks' held-out inputs with held-out wo
 model, multi-task LoRA, T2L with its own description, and T2L under four controls: with another
 task's description (any task's, or one that shares the input), with random words, and with the mean
 embedding as a constant. Only the controls tell whether a good score comes from the description.
-Reading order: exercises, rows of the table, running a row, the table, the command line. The table of
-a library is made in compare.py.
+Reading order: exercises, rows of the table, running a row, the table, the command line. The table
+of a library is made in compare.py.
 """
 import random
 import sys

@@ -58,8 +58,8 @@ class Config:
         rope_type = rope.get("rope_type", rope.get("type", "default"))
         refused = refusals(raw, rope_type)
         if refused:
-            raise UserError(f"{path}: cannot honour {', '.join(refused)}; expected a Mistral, Llama "
-                            "or Gemma-2 model without biases, with plain or \"llama3\" RoPE")
+            raise UserError(f"{path}: cannot honour {', '.join(refused)}; expected a Mistral, "
+                            "Llama or Gemma-2 model without biases, with plain or \"llama3\" RoPE")
         try:
             heads, width, layers = (raw[key] for key in ("num_attention_heads", "hidden_size",
                                                          "num_hidden_layers"))
@@ -115,7 +115,7 @@ def refusals(raw: dict, rope_type: str) -> list[str]:
 
 
 class RMSNorm(nn.Module):
-    """x / rms(x) · weight, normalised in fp32 whatever the model's dtype; Gemma's weight is 1 + w."""
+    """x / rms(x) · weight, normalised in fp32 whatever the dtype; Gemma's weight is 1 + w."""
 
     def __init__(self, cfg: Config):
         super().__init__()
@@ -267,7 +267,7 @@ class Mistral(nn.Module):
         self.requires_grad_(False)
 
     def forward(self, ids: Tensor, *how, **named) -> Tensor:
-        """ids (b, t) → logits (b, t, vocab), or (kept, vocab); the other arguments as in `states`."""
+        """ids (b, t) → logits (b, t, vocab), or (kept, vocab); other arguments as in `states`."""
         head = self.model["embed_tokens"] if self.cfg.tie_word_embeddings else self.lm_head
         logits = F.linear(self.states(ids, *how, **named), head.weight)
         return softcapped(logits, self.cfg.final_logit_softcapping)
@@ -346,7 +346,7 @@ def load_model(path: str | Path | None = None, dtype: torch.dtype = torch.bfloat
 
 # ------------------------------------------------------------------------------ chat format
 
-# The token that ends an answer → what a prompt is made of: special tokens and texts, {} the message.
+# The token that ends an answer → what a prompt is made of, special tokens and texts; {} the message
 CHAT = {"<|im_end|>": ("<|im_start|>", "user\n{}", "<|im_end|>", "\n", "<|im_start|>",
                        "assistant\n"),                                               # SmolLM2
         "<|eot_id|>": ("<|begin_of_text|>", "<|start_header_id|>", "user", "<|end_header_id|>",

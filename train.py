@@ -318,7 +318,7 @@ def exact_match(objective: Answers, samples: list[Sample], adapters: LoRA) -> fl
 
 # ----------------------------------------------------------------------------- command line
 
-def parse_args() -> argparse.Namespace:
+def flags() -> Parser:
     parser = Parser("Train Text-to-LoRA.")
     add = parser.add_argument
 
@@ -365,7 +365,12 @@ def parse_args() -> argparse.Namespace:
     add("--device", choices=["cpu", "cuda"], default="cpu", help="where everything runs")
     add("--dtype", choices=["bfloat16", "float32"], default="bfloat16",
         help="the language model's precision; what is trained is float32")
-    args = parser.parse_args()
+    return parser
+
+
+def parse_args() -> argparse.Namespace:
+    """The flags, with the mode's own defaults; UserError where they make no sense together."""
+    args = flags().parse_args()
     args.dtype = getattr(torch, args.dtype)
     for key, values in (("steps", STEPS), ("batch_size", BATCH), ("lr", LR)):
         if getattr(args, key) is None:
@@ -437,7 +442,7 @@ def train_oracles(args: argparse.Namespace, out: Path) -> str:
     tasks = [tasks[name] for name in chosen(list(tasks), args)]
     tasks.sort(key=lambda task: sum(len(x) + len(a[0]) for x, a in task.train) / len(task.train))
     for task in tasks:
-        n_held_out(task)                                     # all of them before the first is trained
+        n_held_out(task)                                     # before the first is trained
     begin(args, out)
     began = time.perf_counter()
     objective, together = Answers(model, tokenizer, "lora"), args.batch_size // PER_TASK

@@ -86,8 +86,8 @@ def load_benchmark(path: str | Path, prompts: str | Path | None = None) -> list[
     path = Path(path)
     name = path.name.split(".")[0]
     if name not in READERS:
-        raise UserError(f"{path}: no benchmark of that name; expected {', '.join(READERS)}, each as "
-                        "NAME.jsonl")
+        raise UserError(f"{path}: no benchmark of that name; expected {', '.join(READERS)}, each "
+                        "as NAME.jsonl")
     template = (read_json(prompts) if prompts else {}).get(name, PROMPTS[name])
     questions = []
     try:
@@ -131,7 +131,8 @@ def letter(answer: str, options: tuple[str, ...]) -> str:
     for pattern in (rf"(?i:answer|option|choice)\W+(?:is\W+)?({named})", rf"\b({named})"):
         if found := re.search(pattern, answer):
             return found[1]
-    said = [known[i] for i, text in enumerate(options) if text.lower().strip(". ") in answer.lower()]
+    said = [letter for letter, text in zip(known, options)
+            if text.lower().strip(". ") in answer.lower()]
     return said[0] if len(said) == 1 else ""
 
 

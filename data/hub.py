@@ -71,8 +71,8 @@ def opened(url: str, start: int = 0):
         return urllib.request.build_opener(KeepToken).open(request, timeout=60)
     except urllib.error.HTTPError as error:
         if error.code in (401, 403):
-            raise UserError(f"{url}: refused ({error.code}); accept the licence on the model's page "
-                            "and set HF_TOKEN to a token of yours that may read it") from None
+            raise UserError(f"{url}: refused ({error.code}); accept the licence on the model's "
+                            "page and set HF_TOKEN to a token of yours that may read it") from None
         if error.code == 404:
             raise UserError(f"{url} does not exist (404)") from None
         if error.code == 416:
@@ -110,7 +110,7 @@ def fetch_file(url: str, path: Path, size: int, digest: str) -> None:
 
 
 def append(url: str, part: Path, have: int, size: int) -> None:
-    """Add to `part` what the server sends from byte `have` on, never more than one byte too many."""
+    """Add to `part` what the server sends from byte `have` on, at most one byte too many."""
     with opened(url, have) as answer:
         if have and answer.status != 206:               # it sends everything again
             have = 0
@@ -215,8 +215,8 @@ def fetch_benchmarks(folder: Path, sources: dict[str, Source] = SOURCES) -> Path
 
 
 def read_rows(name: str, source: Source, data: bytes) -> list[dict]:
-    """The questions in a published file, which may be packed; PIQA's labels are a file of their own,
-    MBPP's test questions are numbers 11 to 510."""
+    """The questions in a published file, which may be packed; PIQA's labels are in a file of their
+    own, MBPP's test questions are numbers 11 to 510."""
     labels = []
     if source.url.endswith(".gz"):
         data = gzip.decompress(data)

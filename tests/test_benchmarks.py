@@ -25,7 +25,7 @@ ROWS = {                                # one question of our own each, and righ
     "openbookqa": ({"id": "x", "question": {"stem": "What flows", "choices": ABCD},
                     "answerKey": "D"}, ["D", "Option D"], ["DA", "A piece of air and wood"]),
     "boolq": ({"question": "is it so", "title": "t", "answer": True, "passage": "It is so."},
-              ["yes", "Yes, it is.", "True", "YES"], ["no", "No, yes would be wrong", "nobody", ""]),
+              ["yes", "Yes, it is.", "True", "YES"], ["no", "No, yes is wrong", "nobody", ""]),
     "hellaswag": ({"ctx": "He jumps", "endings": ["and flies.", "and lands.", "x", "y"],
                    "label": "1", "activity_label": "a"}, ["B", "and lands."], ["A", "b"]),
     "piqa": ({"goal": "Open a jar", "sol1": "Turn the lid", "sol2": "Turn the table", "label": 0},

@@ -73,7 +73,8 @@ def gte_folder(folder, pooling: str = "cls_token", **changes) -> dict[str, torch
         at = f"encoder.layer.{i}."
         shapes |= {at + "attention.qkv_proj.weight": (3 * d, d),
                    at + "attention.qkv_proj.bias": (3 * d,), at + "attention.o_proj.weight": (d, d),
-                   at + "attention.o_proj.bias": (d,), at + "mlp.up_gate_proj.weight": (2 * inner, d),
+                   at + "attention.o_proj.bias": (d,),
+                   at + "mlp.up_gate_proj.weight": (2 * inner, d),
                    at + "mlp.down_proj.weight": (d, inner), at + "mlp.down_proj.bias": (d,),
                    at + "attn_ln": (d,), at + "mlp_ln": (d,)}
     weights = {}
@@ -171,7 +172,7 @@ def test_a_pooling_that_is_neither_mean_nor_cls(tmp_path):
 
 @pytest.mark.parametrize("name", ["llama", "gemma2"])
 def test_the_language_model_embeds_by_its_last_token(name, tmp_path):
-    """Each text alone, through the whole model: logits = head(state), so the state must give them."""
+    """Each text alone, through the whole model: logits = head(state), so it must give them."""
     shutil.copytree(GOLDEN / name, tmp_path, dirs_exist_ok=True)
     shutil.copy(GOLDEN / "llama" / "tokenizer.json", tmp_path)
     encoder = encoder_ops.load_encoder("base", tmp_path)

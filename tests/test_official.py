@@ -81,7 +81,7 @@ def test_every_training_is_a_number_times_the_heads_plus_a_number(arch, training
                         "z-scores": w * state[f"std_recon_target.{side}.{m}"]
                         + state[f"mean_recon_target.{side}.{m}"] + offset}[kind]
             torch.testing.assert_close(given[m], expected, atol=1e-5, rtol=1e-5)
-    t2l_ops.save_t2l(found, tmp_path / "ours", torch.float32, {})         # and it can be kept as ours
+    t2l_ops.save_t2l(found, tmp_path / "ours", torch.float32, {})       # it can be kept as ours
     again = t2l_ops.load_t2l(tmp_path / "ours")
     torch.testing.assert_close(again(emb)[1]["v_proj"], found(emb)[1]["v_proj"])
 

@@ -7,7 +7,6 @@ import torch
 from conftest import GOLDEN
 
 import encoder as encoder_ops
-import lora as lora_ops
 import mistral
 import t2l as t2l_ops
 
@@ -32,6 +31,37 @@ def test_parameter_counts_for_mistral_7b(arch, emb, bias):
     with torch.device("meta"):
         t2l = t2l_ops.T2L(t2l_ops.Config(arch, emb, head_bias=bias, **MISTRAL_7B))
     assert sum(p.numel() for p in t2l.parameters()) == COUNTS[arch, emb, bias]
+
+
+LLAMA_8B = MISTRAL_7B                                     # the same widths and layers
+GEMMA_2B = dict(n_layers=26, modules={"q_proj": (2304, 2048), "v_proj": (2304, 1024)})
+
+
+def counted_by_hand(arch: str, e: int, z: int, h: int, n_layers: int, modules: dict) -> int:
+    """The weights, added up from the paper's description of each block (biases everywhere)."""
+    def linear(a, b):
+        return a * b + b
+    r = 8
+    task = linear(e, z // 2) + 2 * (z // 2)
+    ids = (n_layers + len(modules)) * (z // 4) + 2 * 2 * (z // 4)         # and their LayerNorms
+    wide = linear(z, 4 * z) + linear(4 * z, z)
+    trunk = wide + 2 * (2 * z + wide) + 2 * z + linear(z, 4 * z) + linear(4 * z, h)
+    heads = sum(linear(h, {"L": r * (a + b), "M": r * max(a, b), "S": max(a, b)}[arch])
+                for a, b in modules.values())
+    marks = 0 if arch == "L" else len(modules) * 2 * z + 2 * z            # A or B, its LayerNorm
+    return task + ids + trunk + heads + marks + (r * z + 2 * z if arch == "S" else 0)
+
+
+@pytest.mark.parametrize("arch", "LMS")
+@pytest.mark.parametrize("model", [LLAMA_8B, GEMMA_2B], ids=["llama-3.1-8b", "gemma-2-2b"])
+@pytest.mark.parametrize("latent, head_in", [(128, 512), (512, 2048)], ids=["paper", "released"])
+def test_parameter_counts_for_llama_and_gemma(arch, model, latent, head_in):
+    with torch.device("meta"):
+        t2l = t2l_ops.T2L(t2l_ops.Config(arch, 1024, latent=latent, head_in=head_in, **model))
+    count = sum(p.numel() for p in t2l.parameters())
+    assert count == counted_by_hand(arch, 1024, latent, head_in, **model)
+    if (arch, model, latent) == ("L", LLAMA_8B, 128):     # the formula itself, against the paper's
+        assert count == COUNTS["L", 1024, True]
 
 
 def test_one_lora_of_mistral_7b_has_the_papers_size():

@@ -29,6 +29,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+import encoder as encoder_ops
 import lora as lora_ops
 import mistral
 import t2l as t2l_ops
@@ -579,12 +580,51 @@ def part_big() -> str:
     return f"7B: adapter {found['adapter']:.2f} s, peak {found['peak'] / size:.2f} x the weights"
 
 
+# ------------------------------------------------------------------------ the paper's cost table
+
+PAPER_COST = {"description's embedding": 0.029, "hypernetwork": 0.000005, "language model": 0.827,
+              "… with three examples in the prompt": 4.177}           # TFLOPs, Mistral-7B
+
+
+def query_cost(description: int, prompt: int, examples: int) -> dict[str, float]:
+    """TFLOPs of one query by counting every matmul of our modules, on no memory ("meta"): gte-large
+    on `description` tokens, T2L-L, Mistral-7B on `prompt` tokens, and on `examples` tokens."""
+    with torch.device("meta"):
+        gte = encoder_ops.Encoder(encoder_ops.Config(30528, 1024, 24, 16, 4096, 8192, 2, 1e-12,
+                                                     rope_theta=160_000.0, rope_factor=2.0))
+        t2l = t2l_ops.T2L(t2l_ops.Config("L", 1024, 32, t2l_ops.adapted_modules(MISTRAL_7B)))
+        model = mistral.Mistral(MISTRAL_7B)
+
+        def ids(n: int) -> Tensor:
+            return torch.zeros(1, n, dtype=torch.long)
+        work = [lambda: gte(ids(description), torch.ones(1, description, dtype=torch.bool)),
+                lambda: t2l.eval()(torch.zeros(1, 1024)),
+                lambda: model(ids(prompt)), lambda: model(ids(examples))]
+        found = []
+        for run_it in work:
+            with FlopCounterMode(display=False) as counter, torch.no_grad():
+                run_it()
+            found.append(counter.get_total_flops() / 1e12)
+    return dict(zip(PAPER_COST, found))
+
+
+def part_cost() -> str:
+    """TFLOPs of one query for Mistral-7B: the paper's figure, and every matmul counted.
+
+    The paper does not state the lengths; 36, 58 and 293 tokens make the other three rows agree.
+    """
+    found = query_cost(36, 58, 293)
+    for name, paper in PAPER_COST.items():
+        print(f"{name:38}{paper:10.6f}{found[name]:10.6f}")
+    return f"hypernetwork {1000 * found['hypernetwork']:.1f} GFLOP, not the paper's 0.005"
+
+
 # ---------------------------------------------------------------------------------- command line
 
 PARTS = {"step": part_step, "limit": part_limit, "scale": part_scale,
          "compile": part_compile, "padding": part_padding, "memory": part_memory,
          "generation": part_generation, "oracles": part_oracles, "adapters": part_adapters,
-         "startup": part_startup, "big": part_big}
+         "startup": part_startup, "cost": part_cost, "big": part_big}
 BY_NAME_ONLY = ("big",)
 
 

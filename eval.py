@@ -258,13 +258,18 @@ def main() -> None:
         help="folders that train.py wrote; with --loras of modes sft and recon, else also mtlora "
         "(default: the committed ones)%(default).0s")
     parser.folder("--loras", "the table of a library of oracles, and of T2L on its tasks", "none")
+    parser.folder("--benchmarks", "the table of the paper's benchmarks in this folder", "none")
+    add("--run-code", action="store_true", help="with --benchmarks: run what the model wrote")
+    add("--likelihood", action="store_true",
+        help="with --benchmarks: the likeliest option is the answer, not what is generated")
+    parser.folder("--prompts", "with --benchmarks: a JSON file with other prompts", "ours")
     parser.folder("--model", "a Hugging Face folder", "SmolLM2-135M-Instruct")
     parser.folder("--encoder", "a Hugging Face encoder folder, or base: the language model",
                   "each checkpoint's own")
     parser.folder("--tasks", "task files", "data/tasks")
     add("--split", choices=["unseen", "validation"], default="unseen", help="the tasks to test on")
     add("--eval-samples", type=int, default=20, metavar="N",
-        help="test inputs per task of the split (seen tasks: a twentieth)")
+        help="test inputs per task of the split (seen tasks: a twentieth), or per benchmark")
     add("--device", choices=["cpu", "cuda"], default="cpu", help="where everything runs")
     add("--dtype", choices=["bfloat16", "float32"], default="bfloat16",
         help="the language model's precision")
@@ -275,8 +280,12 @@ def main() -> None:
         raise UserError("--eval-samples must be at least 1, and --ckpt name a folder of train.py")
     model = mistral.load_model(args.model, getattr(torch, args.dtype), args.device)
     tokenizer = mistral.load_tokenizer(args.model)
-    suite = fitting(load_suite(args.tasks), tokenizer, model.cfg.max_position_embeddings, "prompt")
     folders = [Path(d) for d in args.ckpt]
+    if args.benchmarks:
+        from benchmarks import report_benchmarks
+        print(report_benchmarks(Path(args.benchmarks), folders, model, tokenizer, args))
+        return
+    suite = fitting(load_suite(args.tasks), tokenizer, model.cfg.max_position_embeddings, "prompt")
     if args.loras:
         from compare import report_library
         from library import load_library

@@ -283,8 +283,9 @@ class Mistral(nn.Module):
         """
         cfg = self.cfg
         if positions is None:
-            positions = torch.arange(ids.shape[1], device=ids.device)
-        seen = torch.arange(int(positions.max()) + 1, device=ids.device)
+            positions = seen = torch.arange(ids.shape[1], device=ids.device)
+        else:
+            seen = torch.arange(int(positions.max()) + 1, device=ids.device)
         mask = near = seen <= positions[..., None]                         # (t, T) or (b, t, T)
         if cfg.sliding_window:
             near = mask & (seen > positions[..., None] - cfg.sliding_window)

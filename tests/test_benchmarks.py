@@ -1,11 +1,19 @@
 """The ten benchmarks: their published layouts, and hand-made right and wrong answers."""
 import json
+import sys
 import time
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+import torch
+from conftest import GOLDEN, ROOT
 
+import benchmarks
+import encoder as encoder_ops
+import eval as eval_ops
+import lora as lora_ops
+import mistral
+import t2l as t2l_ops
 from data.benchmarks import READERS, is_right, load_benchmark, passes
 from data.files import UserError
 
@@ -126,3 +134,47 @@ def test_published_solutions_pass_their_tests(name, field):
     rows = [json.loads(line) for line in (SHARED / f"{name}.jsonl").read_text().splitlines()[:12]]
     questions = load_benchmark(SHARED / f"{name}.jsonl")[:12]
     assert all(passes(q, row[field].replace("\r", "")) for q, row in zip(questions, rows))
+
+
+# ------------------------------------------------------------------------------ the table
+
+def test_the_likeliest_option_per_byte_is_found():
+    """Against the plain sum of log-probabilities, option by option, with and without an adapter."""
+    model, tokenizer = (load(GOLDEN / "llama") for load in (mistral.load_model,
+                                                            mistral.load_tokenizer))
+    model = model.float()
+    options = ("a rather long ending", "b", "one more", "zz zz")
+    for lora in (None, lora_ops.load_peft(GOLDEN / "llama" / "adapter")):
+        scores = []
+        for text in options:
+            start, answer = tokenizer.prompt("What now"), tokenizer.encode(text)
+            logits = model(torch.tensor([start + answer]), lora=lora)[0].log_softmax(-1)
+            scores.append(sum(logits[len(start) - 1 + i, t].item() for i, t in enumerate(answer))
+                          / len(text))
+        found = benchmarks.likeliest(model, tokenizer, "What now", options, lora)
+        assert found == max(range(4), key=scores.__getitem__)
+
+
+@pytest.mark.parametrize("likelihood", [False, True])
+def test_the_command_prints_a_table_with_a_control(likelihood, tmp_path, monkeypatch, capsys):
+    model, encoder = (load(GOLDEN / name) for load, name in ((mistral.load_model, "llama"),
+                                                             (encoder_ops.load_encoder, "bert")))
+    t2l = t2l_ops.T2L(t2l_ops.for_model(model.cfg, "S", encoder))
+    t2l_ops.save_t2l(t2l, tmp_path / "ckpt", torch.float32, {"mode": "sft"})
+    for name in ("piqa", "boolq", "mbpp"):
+        question(name, tmp_path)
+    flags = ["--benchmarks", tmp_path, "--ckpt", tmp_path / "ckpt", "--model", GOLDEN / "llama"]
+    monkeypatch.setattr(benchmarks, "NEW_TOKENS", dict.fromkeys(READERS, 3))
+    monkeypatch.setattr(t2l_ops, "named_encoder", lambda name, model: encoder)
+    monkeypatch.setattr(sys, "argv", ["eval.py", *map(str, flags),
+                                      *(["--likelihood"] if likelihood else [])])
+    short = {"piqa": "{options}", "boolq": "{question}"}           # the tiny context has 64 places
+    (tmp_path / "prompts.json").write_text(json.dumps(short))
+    sys.argv += ["--prompts", str(tmp_path / "prompts.json")]
+    monkeypatch.setattr(benchmarks, "DESCRIPTIONS", {"piqa": ("a", "b"), "boolq": ("c", "d")})
+    eval_ops.main()
+    found = json.loads((tmp_path / "ckpt" / "results_benchmarks.json").read_text())
+    assert list(found) == ["base model", "base model, description in its prompt",
+                           "T2L ckpt, own description", "T2L ckpt, another's"]
+    assert all(set(line) == {"piqa", "boolq", "mean"} for line in found.values())
+    assert "base model" in capsys.readouterr().out.splitlines()[-1]

@@ -471,7 +471,8 @@ def part_oracles() -> str:
     """Samples/s of `train.py --mode lora`: eight tasks side by side, and one after another."""
     model, tokenizer, suite = mistral.load_model(), mistral.load_tokenizer(), load_suite()
     objective = train_ops.Answers(model, tokenizer, "lora")
-    tasks = suite.train[::len(suite.train) // 8][:8]
+    tasks = sorted(suite.train, key=train_ops.mean_length)
+    tasks = tasks[len(tasks) // 2:][:8]                     # of usual and similar length
     args = argparse.Namespace(mode="lora", dtype=torch.bfloat16, device="cpu", lr=1e-3, seed=0,
                               steps=4, save_every=0)
 

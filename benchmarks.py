@@ -20,6 +20,7 @@ import mistral
 import t2l as t2l_ops
 from data.benchmarks import LETTERS, NEW_TOKENS, READERS, Question, is_right, load_benchmark
 from data.files import UserError, write_json
+from eval import EncoderOf, distinct
 from lora import LoRA
 
 BATCH = 32
@@ -50,7 +51,8 @@ DESCRIPTIONS = {
 
 
 def report_benchmarks(folder: Path, folders: list[Path], model: mistral.Mistral,
-                      tokenizer: mistral.Tokenizer, args: argparse.Namespace) -> str:
+                      tokenizer: mistral.Tokenizer, encoder_of: EncoderOf,
+                      args: argparse.Namespace) -> str:
     """Print a line for each row, a column for each benchmark; write results_benchmarks.json into
     the first checkpoint's folder; returns the one-line result."""
     files = [folder / f"{name}.jsonl" for name in READERS if (folder / f"{name}.jsonl").exists()]
@@ -61,7 +63,7 @@ def report_benchmarks(folder: Path, folders: list[Path], model: mistral.Mistral,
     asked = {f.stem: load_benchmark(f, args.prompts)[:args.eval_samples] for f in files}
     print(f"{'accuracy in %':40}" + "".join(f"{name[:9]:>10}" for name in asked) + "      mean")
     scores = {}
-    for label, adapters, described in rows(folders, list(asked)):
+    for label, adapters, described in rows(folders, list(asked), encoder_of):
         line = {}
         for name, questions in asked.items():
             runs = [score(questions, d if described else "", lora, model, tokenizer, args)
@@ -74,17 +76,18 @@ def report_benchmarks(folder: Path, folders: list[Path], model: mistral.Mistral,
     return "; ".join(f"{label} {line['mean']:.1f} %" for label, line in scores.items())
 
 
-def rows(folders: list[Path], names: list[str]):
+def rows(folders: list[Path], names: list[str], encoder_of: EncoderOf):
     """(label, benchmark → [(description, adapter)], whether the prompt shows the description)."""
     def bare(name: str) -> list[tuple[str, LoRA | None]]:
         return [(d, None) for d in DESCRIPTIONS[name]]
     yield "base model", lambda name: bare(name)[:1], False
     yield "base model, description in its prompt", bare, True
-    for folder in folders:
+    for folder in distinct(folders):
         t2l = t2l_ops.load_t2l(folder)
+        encoder = encoder_of(t2l.cfg)
 
-        def own(name: str, t2l=t2l) -> list:
-            return [(d, t2l_ops.generate_lora(t2l, d)) for d in DESCRIPTIONS[name]]
+        def own(name: str, t2l=t2l, encoder=encoder) -> list:
+            return [(d, t2l_ops.generate_lora(t2l, d, encoder)) for d in DESCRIPTIONS[name]]
 
         def another(name: str, own=own) -> list:
             others = [n for n in names if DESCRIPTIONS[n] != DESCRIPTIONS[name]]
@@ -119,7 +122,7 @@ def likeliest(model: mistral.Mistral, tokenizer: mistral.Tokenizer, prompt: str,
     keep = torch.zeros_like(ids, dtype=torch.bool)
     for row, answer in zip(keep, answers):
         row[len(start) - 1:len(start) - 1 + len(answer)] = True
-    logits: Tensor = model(ids, lora=lora, keep=keep).float()            # (all answers' tokens, vocab)
+    logits: Tensor = model(ids, lora=lora, keep=keep).float()            # (tokens, vocab)
     targets = torch.tensor(list(itertools.chain(*answers)), device=ids.device)
     said = logits.log_softmax(-1).gather(1, targets[:, None])[:, 0]
     sums = torch.stack([part.sum() for part in said.split([len(a) for a in answers])]).cpu()

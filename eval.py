@@ -31,6 +31,7 @@ from lora import LoRA
 
 CHECKPOINTS = Path(__file__).parent / "checkpoints"
 BATCH = 64
+EncoderOf = Callable[[t2l_ops.Config], Encoder]     # the encoder that goes with a T2L
 SEEN = 200                     # seen tasks in the table, at most: a draw of them is enough
 
 
@@ -110,14 +111,14 @@ def base_rows(swaps: Swaps) -> list[Row]:
             Row("base model, description in its prompt", "prompt", swaps.own, lambda samples: None)]
 
 
-def t2l_rows(folder: Path, config: dict, suite: Suite, swaps: Swaps, encoder: Encoder | None,
+def t2l_rows(folder: Path, config: dict, suite: Suite, swaps: Swaps, encoder_of: EncoderOf,
              model: mistral.Mistral) -> list[Row]:
     """T2L with its own description, and under every control."""
     t2l = t2l_ops.load_t2l(folder)
     if t2l.cfg.base_model != model.cfg.name:
         print(f"warning: {folder} was trained for {t2l.cfg.base_model}, not for {model.cfg.name}",
               file=sys.stderr)
-    encoder = encoder or t2l_ops.encoder_of(t2l.cfg)
+    encoder = encoder_of(t2l.cfg)
     lines = [d for task in suite.train for d in task.descriptions[:4]]   # enough for a steady mean
     average = t2l_ops.normalised(t2l_ops.embed(encoder, lines).mean(0, keepdim=True))
 
@@ -144,16 +145,25 @@ def mtlora_row(folder: Path, config: dict, swaps: Swaps) -> Row:
     return Row(label, config["describe"], swaps.own, lambda samples: lora)
 
 
-def all_rows(folders: list[Path], suite: Suite, encoder: Encoder | None,
+def distinct(folders: list[Path]) -> list[Path]:
+    """UserError where two folders would have the same name in the table."""
+    for name in {folder.name for folder in folders}:
+        if len(same := [str(folder) for folder in folders if folder.name == name]) > 1:
+            raise UserError(f"{' and '.join(same)} have the same name in the table; rename one")
+    return folders
+
+
+def all_rows(folders: list[Path], suite: Suite, encoder_of: EncoderOf,
              model: mistral.Mistral) -> list[Row]:
     swaps = Swaps(suite)
     rows, last = base_rows(swaps), []
-    for folder in folders:
-        config = read_json(folder / "config.json")
+    for folder in distinct(folders):
+        official = (folder / "hypermod.pt").exists()
+        config = {} if official else read_json(folder / "config.json")
         if config.get("mode") == "mtlora":
             rows.append(mtlora_row(folder, config, swaps))
         else:
-            last += t2l_rows(folder, config, suite, swaps, encoder, model)
+            last += t2l_rows(folder, config, suite, swaps, encoder_of, model)
     return rows + last
 
 
@@ -208,10 +218,10 @@ def verdict(rows: list[Row], scores: dict[str, dict[str, float]]) -> str:
 
 
 def report(folders: list[Path], suite: Suite, model: mistral.Mistral, tokenizer: mistral.Tokenizer,
-           encoder: Encoder | None, per_task: int, split: str = "unseen") -> str:
+           encoder_of: EncoderOf, per_task: int, split: str = "unseen") -> str:
     """Run every row on `split` and on the seen tasks, print the tables, write results.json into
     the first folder; returns the one-line result."""
-    rows = all_rows(folders, suite, encoder, model)
+    rows = all_rows(folders, suite, encoder_of, model)
     print(f"{model.cfg.name}; {', '.join(map(str, folders))}", file=sys.stderr)
     columns = {split: exercises(getattr(suite, split), per_task,
                                 lambda t: t.descriptions + t.held_out),
@@ -281,19 +291,24 @@ def main() -> None:
     model = mistral.load_model(args.model, getattr(torch, args.dtype), args.device)
     tokenizer = mistral.load_tokenizer(args.model)
     folders = [Path(d) for d in args.ckpt]
+    given = load_encoder(args.encoder, args.model) if args.encoder else None
+
+    def encoder_of(cfg: t2l_ops.Config) -> Encoder:
+        return given if given and not cfg.tasks else t2l_ops.encoder_of(cfg, args.model)
     if args.benchmarks:
         from benchmarks import report_benchmarks
-        print(report_benchmarks(Path(args.benchmarks), folders, model, tokenizer, args))
+        print(report_benchmarks(Path(args.benchmarks), folders, model, tokenizer, encoder_of, args))
         return
     suite = fitting(load_suite(args.tasks), tokenizer, model.cfg.max_position_embeddings, "prompt")
     if args.loras:
         from compare import report_library
-        from library import load_library
-        loras, _ = load_library(args.loras)
-        print(report_library(loras, folders, suite, model, tokenizer, args.eval_samples))
+        from library import fits_model, load_library
+        loras, base_model = load_library(args.loras)
+        fits_model(loras, base_model, model.cfg)
+        print(report_library(loras, base_model, folders, suite, model, tokenizer, encoder_of,
+                             args.eval_samples))
         return
-    encoder = load_encoder(args.encoder, args.model) if args.encoder else None
-    print(report(folders, suite, model, tokenizer, encoder, args.eval_samples, args.split))
+    print(report(folders, suite, model, tokenizer, encoder_of, args.eval_samples, args.split))
 
 
 if __name__ == "__main__":

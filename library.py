@@ -4,15 +4,18 @@
 Loading, one form for adapters that do the same, distances between adapters, and the objective of
 `train.py --mode recon`. Shapes as in lora.py; N adapters in the library.
 """
+import math
 from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+import mistral
 from data.files import UserError, read_json
 from data.tasks import Sample
 from lora import LoRA, load_peft
+from t2l import adapted_modules
 
 DELTA_SCALE = 10_000      # of the distance between ΔWs, whose entries are tiny; as the authors'
 
@@ -43,6 +46,17 @@ def load_library(folder: str | Path) -> tuple[dict[str, LoRA], str]:
     return loras, models[first]
 
 
+def fits_model(loras: dict[str, LoRA], base_model: str, cfg: mistral.Config) -> None:
+    """UserError unless a library is for this language model, by its name and its sizes."""
+    A, B = next(iter(loras.values()))
+    sizes = {m: (A[m].shape[-1], B[m].shape[-2]) for m in A}
+    wanted, layers = adapted_modules(cfg), len(next(iter(A.values())))
+    if base_model not in (cfg.name, "", None) or layers != cfg.num_hidden_layers or \
+            any(wanted[m] != size for m, size in sizes.items()):
+        raise UserError(f"the library is for {base_model}, {layers} layers of {sizes}; the "
+                        f"language model is {cfg.name}, {cfg.num_hidden_layers} of {wanted}")
+
+
 def stacked(loras: list[LoRA]) -> LoRA:
     """One adapter for each of a batch: a leading axis."""
     return tuple({m: torch.stack([lora[side][m] for lora in loras]) for m in loras[0][side]}
@@ -61,7 +75,7 @@ def canonical(lora: LoRA) -> LoRA:
     (B M) (M⁻¹ A) is the same ΔW for every invertible M (r, r), so A and B alone mean little. With
     B = Q_B R_B and Aᵀ = Q_A R_A, the singular value decomposition of ΔW is that of the small
     R_B R_Aᵀ = U S Vᵀ between Q_B and Q_Aᵀ. Half of S, √S, goes to each side; the largest entry of
-    every row of A is made positive.
+    every row of A is made positive. The result is fp32 whatever the library's dtype.
     """
     out: LoRA = ({}, {})
     for m in lora[0]:
@@ -72,8 +86,7 @@ def canonical(lora: LoRA) -> LoRA:
         B = Q_B @ U * S.sqrt()[..., None, :]                               # (…, n, d_out, r)
         sign = A.gather(-1, A.abs().argmax(-1, keepdim=True)).sign()       # (…, n, r, 1)
         sign = torch.where(sign == 0, 1.0, sign)
-        out[0][m] = (A * sign).to(lora[0][m].dtype)
-        out[1][m] = (B * sign.transpose(-1, -2)).to(lora[1][m].dtype)
+        out[0][m], out[1][m] = (A * sign).float(), (B * sign.transpose(-1, -2)).float()
     return out
 
 
@@ -97,7 +110,8 @@ def delta_l1(lora: LoRA, target: LoRA, rows: int = 64) -> Tensor:
 
 def delta_error(lora: LoRA, target: LoRA) -> float:
     """‖ΔW - ΔW*‖ / ‖ΔW*‖ over all layers and modules, Frobenius norms, from the factors:
-    ‖L R‖² = trace((Lᵀ L) (R Rᵀ)), products of at most (2 r, 2 r)."""
+    ‖L R‖² = trace((Lᵀ L) (R Rᵀ)), products of at most (2 r, 2 r). From a ΔW* of 0 everything but 0
+    is infinitely far."""
     def square(left: Tensor, right: Tensor) -> float:
         left, right = left.double(), right.double()
         return ((left.transpose(-1, -2) @ left) * (right @ right.transpose(-1, -2))).sum().item()
@@ -106,6 +120,8 @@ def delta_error(lora: LoRA, target: LoRA) -> float:
         apart += square(torch.cat([lora[1][m], -target[1][m]], -1),
                         torch.cat([lora[0][m], target[0][m]], -2))
         norm += square(target[1][m], target[0][m])
+    if norm == 0:
+        return math.inf if apart > 0 else 0.0
     return max(apart / norm, 0.0) ** 0.5
 
 

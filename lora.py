@@ -88,7 +88,7 @@ def merge(model: nn.Module, lora: LoRA) -> nn.Module:
     with torch.no_grad():
         for name, dW in deltas.items():
             weight = merged.get_parameter(name)
-            weight.copy_(weight.float() + dW)
+            weight.copy_(weight.float() + dW.to(weight.device))
     return merged
 
 

@@ -317,6 +317,11 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
     return weights
 
 
+def read_config(path: str | Path | None = None) -> Config:
+    """The config of a Hugging Face folder (None: of the default model, fetched when missing)."""
+    return Config.from_json((Path(path) if path else default_model()) / "config.json")
+
+
 def load_model(path: str | Path | None = None, dtype: torch.dtype = torch.bfloat16,
                device: str = "cpu") -> Mistral:
     """The model of a Hugging Face folder (None: the default model, fetched when missing).

@@ -25,8 +25,9 @@ KNOWN = {"encoder_type": "linear", "use_one_hot_task_emb": False, "exp_setup": "
 def load_official(folder: Path, module_order: tuple[str, ...] | None = None) -> T2L:
     """A released checkpoint in fp32, eval mode; UserError where something cannot be honoured.
 
-    The embeddings of the adapted modules come in the order of a Python set, which the files do not
-    tell: `module_order` says it, else args.yaml if it does, else q_proj, v_proj with a warning.
+    The ids of the adapted modules come from the order of a Python set, and their heads were made in
+    that same order. `module_order` says it, else args.yaml if it does, else the order in which the
+    file has the heads, with a warning.
     """
     args, adapter = read_flat_yaml(folder / "args.yaml"), read_json(folder / "adapter_config.json")
     odd = [f"{key}: {args[key]!r}" for key, value in KNOWN.items() if args.get(key, value) != value]
@@ -35,9 +36,9 @@ def load_official(folder: Path, module_order: tuple[str, ...] | None = None) -> 
     state = read_pickled_tensors(folder / "hypermod.pt")
     order = module_order or args.get("module_order")
     if not order:
-        order = sorted(adapter.get("target_modules", ["q_proj", "v_proj"]))
-        warnings.warn(f"{folder} does not say which module came first in training; taken for "
-                      f"{', '.join(order)}: give module_order if its adapters do nothing sensible")
+        order = list(dict.fromkeys(key.split(".")[1] for key in state if key.startswith("heads.")))
+        warnings.warn(f"{folder} does not say which module came first in training; guessed from "
+                      f"the order of its heads: {', '.join(order)} (module_order takes another)")
     try:
         cfg = sizes(state, args, adapter, tuple(order))
         emitted = what_heads_emit(state, args, cfg)

@@ -11,7 +11,7 @@ from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
-from data.files import Parser, read_json, run
+from data.files import Parser, UserError, read_json, run
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,8 @@ class Run:
 
 def read_run(folder: Path) -> Run:
     config, found = read_json(folder / "config.json"), read_json(folder / "results_library.json")
+    if "library" not in config or f"T2L {folder.name}" not in found["distances"]:
+        raise UserError(f"{folder} is not as train.py --mode recon left it (other mode? renamed?)")
     t2l, scores = config["t2l"], found["scores"]
     means = {label: statistics.mean(score.values()) for label, score in scores.items()}
     name = f"T2L {folder.name}"
@@ -46,8 +48,8 @@ def read_run(folder: Path) -> Run:
                means["base"], means["oracle"], means["average LoRA"],
                means[f"{name}, training wording"],
                means.get(f"{name}, held-out wording", float("nan")),
-               means[f"{name}, another task's"], found["distances"][name][2],
-               found["distances"]["average LoRA"][2])
+               means.get(f"{name}, another task's", float("nan")), found["distances"][name][2],
+               found["distances"][f"{name}: average LoRA"][2])
 
 
 def table(runs: list[Run]) -> None:
@@ -75,7 +77,10 @@ def table(runs: list[Run]) -> None:
 
 def figure(runs: list[Run], path: Path) -> None:
     """Error of ΔW, and share of the oracles' score kept, against the size of the library."""
-    import matplotlib
+    try:
+        import matplotlib
+    except ImportError:
+        raise UserError("--figure needs matplotlib: pip install -r requirements-dev.txt") from None
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
     fig, (left, right) = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")

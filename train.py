@@ -31,12 +31,12 @@ from tqdm import tqdm
 import lora as lora_ops
 import mistral
 import t2l as t2l_ops
-from data.files import Parser, UserError, run, write_json
+from data.files import Parser, UserError, read_json, run, write_json
 from data.runs import begin, check_folder, cut_log, load_state, save_state, settings
 from data.tasks import (Batch, Sample, Suite, Task, draw_from_each, draw_samples, draw_tasks,
                         encode, fitting, load_suite)
 from encoder import Encoder, OneHot, load_encoder
-from library import Library, canonical, load_library
+from library import Library, canonical, fits_model, load_library
 from lora import LoRA
 
 MAX_TOKENS = 512                     # of a sample, prompt and answer
@@ -198,7 +198,7 @@ def train(trainee: nn.Module, optimizer: torch.optim.Optimizer, batches: Iterato
             loss = objective(samples, adapters)
             parts = trainee.parts(samples)            # oracles: each learns as if it were alone
             (loss * len(parts)).backward()
-            norm = max(nn.utils.clip_grad_norm_(part, 1.0) for part in parts)
+            norm = torch.stack([nn.utils.clip_grad_norm_(part, 1.0) for part in parts]).max()
             if not torch.isfinite(loss + norm):
                 raise UserError(f"step {step}: loss {loss.item()}, gradient norm {norm.item()}; "
                                 "try a smaller --lr")
@@ -270,9 +270,9 @@ class BestSteps:
             samples = self.held_out[task.name]
             batch = encode(samples, self.objective.tokenizer)
             loss = answer_loss(self.objective.model, batch, self.trainee.adapters(samples)).item()
-            best = self.best.setdefault(task.name, {"validation_loss": torch.inf,
+            best = self.best.setdefault(task.name, {"validation_loss": torch.inf, "marked": 0,
                                                     "mark": torch.inf})
-            if loss < best["validation_loss"]:
+            if loss < best["validation_loss"] or task.name not in self.weights:
                 best |= {"validation_loss": loss, "best_step": step}
                 self.weights[task.name] = [w.clone() for w in self.trainee.parts(samples)[0]]
             if loss < best["mark"] - 1e-3:
@@ -288,16 +288,19 @@ class BestSteps:
     @torch.no_grad()
     def save(self, out: Path, dtype: torch.dtype) -> None:
         """A PEFT folder for each task, its scores on the held-out instances in the metadata."""
+        from eval import Row, mean, right_answers
         for name, samples in self.held_out.items():
             for parameter, w in zip(self.trainee.parts(samples)[0], self.weights[name]):
                 parameter.copy_(w)
             lora = self.trainee.adapters(samples[:1])
-            right = exact_match(self.objective, samples, self.trainee.adapters(samples))
+            row = Row("", "lora", lambda sample, rng: sample.description, self.trainee.adapters)
+            with torch.compiler.set_stance("force_eager"):          # many shapes: uncompiled
+                right = right_answers(row, samples, self.objective.model, self.objective.tokenizer)
             lora_ops.save_peft(out / name, *({m: w[0].to("cpu", dtype) for m, w in side.items()}
                                              for side in lora), self.trainee.base_model, task=name,
                                base_loss=f"{self.base[name]:.4f}",
                                validation_loss=f"{self.best[name]['validation_loss']:.4f}",
-                               validation_exact_match=f"{100 * right:.1f}",
+                               validation_exact_match=f"{100 * mean(right[name]):.1f}",
                                best_step=str(self.best[name]["best_step"]))
 
 
@@ -307,13 +310,6 @@ def n_held_out(task: Task) -> int:
         raise UserError(f"{task.name} has {len(task.train)} training instances; an oracle needs at "
                         "least 5, a fifth of them to choose its best step")
     return min(HELD_OUT, len(task.train) // 5)
-
-
-def exact_match(objective: Answers, samples: list[Sample], adapters: LoRA) -> float:
-    """The share of samples whose greedy answer is an accepted one."""
-    answers = mistral.generate(objective.model, objective.tokenizer, [s.input for s in samples],
-                               adapters)
-    return sum(a in s.answers for a, s in zip(answers, samples)) / len(samples)
 
 
 # ----------------------------------------------------------------------------- command line
@@ -375,8 +371,9 @@ def parse_args() -> argparse.Namespace:
     for key, values in (("steps", STEPS), ("batch_size", BATCH), ("lr", LR)):
         if getattr(args, key) is None:
             setattr(args, key, values[args.mode])
-    if args.mode == "lora" and args.max_tasks is None:
-        args.max_tasks = 64
+    if args.mode == "lora":
+        args.save_every = 0                          # every task is saved when it is done
+        args.max_tasks = args.max_tasks or (None if args.task else 64)
     check_flags(args)
     return args
 
@@ -416,7 +413,8 @@ def chosen(names: list[str], args: argparse.Namespace) -> list[str]:
     for name in set(args.task or ()) - set(names):
         raise UserError(f"there is no {name!r} to train on; there are {', '.join(names[:5])} … "
                         f"({len(names)} in all)")
-    names = args.task or random.Random(0).sample(sorted(names), len(names))
+    names = list(dict.fromkeys(args.task or ())) or \
+        random.Random(0).sample(sorted(names), len(names))
     return names[:args.max_tasks]
 
 
@@ -435,18 +433,23 @@ def load_all(args: argparse.Namespace) -> tuple[mistral.Mistral, mistral.Tokeniz
     return model, tokenizer, suite
 
 
+def mean_length(task: Task) -> float:
+    """Characters of an instance: neighbours in this order share a batch with little padding."""
+    return sum(len(text) + len(answers[0]) for text, answers in task.train) / len(task.train)
+
+
 def train_oracles(args: argparse.Namespace, out: Path) -> str:
     """--mode lora: as many tasks side by side as a batch holds, then the next ones."""
     model, tokenizer, suite = load_all(args)
     tasks = {task.name: task for task in suite.train}
     tasks = [tasks[name] for name in chosen(list(tasks), args)]
-    tasks.sort(key=lambda task: sum(len(x) + len(a[0]) for x, a in task.train) / len(task.train))
+    tasks.sort(key=mean_length)
     for task in tasks:
         n_held_out(task)                                     # before the first is trained
     begin(args, out)
     began = time.perf_counter()
     objective, together = Answers(model, tokenizer, "lora"), args.batch_size // PER_TASK
-    for i in range(0, len(tasks), together):                 # of similar length: less padding
+    for i in range(0, len(tasks), together):
         side_by_side = tasks[i:i + together]
         if all((out / task.name).exists() for task in side_by_side):
             continue                                         # resumed
@@ -480,10 +483,8 @@ def through_the_model(args: argparse.Namespace):
 
     def evaluate(out: Path) -> str:
         from eval import report
-        plain = model                                 # its many shapes run uncompiled
-        if args.compile:
-            plain = mistral.load_model(args.model, args.dtype, args.device)
-        return report([out], suite, plain, tokenizer, encoder, args.eval_samples)
+        with torch.compiler.set_stance("force_eager"):              # many shapes: uncompiled
+            return report([out], suite, model, tokenizer, lambda cfg: encoder, args.eval_samples)
     return trainee.to(args.device), draw, Answers(model, tokenizer, args.describe), evaluate
 
 
@@ -491,14 +492,15 @@ def from_a_library(args: argparse.Namespace):
     """--mode recon: the same four things; the language model is only needed to evaluate."""
     loras, base_model = load_library(args.loras)
     loras = {name: loras[name] for name in chosen(list(loras), args)}
-    if args.canonical:
-        loras = {name: canonical(lora) for name, lora in loras.items()}
+    if args.eval_samples:                                   # before hours, not after them
+        fits_model(loras, base_model, mistral.read_config(args.model))
+    targets = {name: canonical(lora) if args.canonical else lora for name, lora in loras.items()}
     if args.one_hot:
         encoder = OneHot(list(loras))
         tasks = [Task(name, (), (), (name,), ()) for name in loras]
     else:
         encoder, suite = load_encoder(args.encoder, args.model), load_suite(args.tasks)
-        known = {task.name: task for part in vars(suite).values() for task in part}
+        known = suite.by_name()
         for name in loras:
             if name not in known:
                 raise UserError(f"{args.loras}/{name}: no task of that name, so no description; "
@@ -512,14 +514,15 @@ def from_a_library(args: argparse.Namespace):
         tasks=list(loras) if args.one_hot else [])
     torch.manual_seed(args.seed)
     t2l, z_scores = start_from(args, sizes), not args.init and args.recon_space == "factors"
-    objective = Library(loras, args.recon_space, z_scores, args.dtype)
+    objective = Library(targets, args.recon_space, z_scores, args.dtype)
     if not args.init:
         t2l.emit_z_scores_of(objective.mean, objective.std)
 
     def evaluate(out: Path) -> str:
         from compare import report_library
         model, tokenizer, suite = load_all(args)
-        return report_library(loras, [out], suite, model, tokenizer, args.eval_samples)
+        return report_library(loras, base_model, [out], suite, model, tokenizer,
+                              lambda cfg: encoder, args.eval_samples)
     trainee = TextToLoRA(t2l, encoder, tasks, not args.init, z_scores).to(args.device)
     return (trainee, lambda start: draw_tasks(tasks, args.batch_size, args.seed, start), objective,
             evaluate)
@@ -535,6 +538,10 @@ def start_from(args: argparse.Namespace, sizes: t2l_ops.Config) -> t2l_ops.T2L:
         found, wanted = getattr(t2l.cfg, key), getattr(sizes, key)
         if found != wanted:
             raise UserError(f"--init {args.init}: its {key} is {found!r}, this run's {wanted!r}")
+    t2l.cfg.dropout = sizes.dropout                         # recon has none, sft has the paper's
+    for module in t2l.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = sizes.dropout
     return t2l
 
 
@@ -548,13 +555,16 @@ def train_one(args: argparse.Namespace, out: Path) -> str:
     trainee, draw, objective, evaluate = setup(args)
     print(f"{sum(p.numel() for p in trainee.parameters()):,} trainable parameters", file=sys.stderr)
     optimizer = new_optimizer(trainee, args)
+    about = {"library": list(objective.rows)} if args.mode == "recon" else {}
     if not args.resume:
-        begin(args, out)
+        begin(args, out, about)
+    elif about and read_json(out / "config.json").get("library") != about["library"]:
+        raise UserError(f"{args.loras} holds other LoRAs than when {out} was begun; put them back, "
+                        "or begin anew in another --out")
     start = load_state(out, trainee, optimizer) if args.resume else 0
     began = time.perf_counter()
     train(trainee, optimizer, draw(start), objective, args, out / "log.jsonl", start)
     seconds = time.perf_counter() - began
-    about = {"library": list(objective.rows)} if args.mode == "recon" else {}
     trainee.save(out, args.dtype, settings(args) | about | finished())
     (out / "train_state.pt").unlink(missing_ok=True)
     line = (f"{args.steps} steps in {seconds / 60:.1f} min ({objective.seen / seconds:.0f} "

@@ -147,7 +147,7 @@ def number(answer: str) -> str:
 
 def code_in(answer: str) -> str:
     """The first fenced block of an answer, or all of it."""
-    found = re.search(r"```(?:python|py)?[ \t]*\n(.*?)(?:```|\Z)", answer, re.DOTALL)
+    found = re.search(r"```[\w+-]*[ \t]*\n(.*?)(?:```|\Z)", answer, re.DOTALL)
     return found[1] if found else answer
 
 
@@ -159,6 +159,9 @@ def passes(question: Question, answer: str, seconds: int = 10, megabytes: int = 
     accidents away, not an attacker: use a container for models that you do not trust.
     """
     code = code_in(answer)
+    whole = code.startswith(("def ", "import ", "from ", "class ", "@"))
+    if re.match(r"\S.*\n[ \t]+\S", code) and not whole:
+        code = "    " + code                             # a body whose first indent was stripped
     if question.head:                  # before a function written anew: its imports and helpers
         before, asked = question.head.rsplit("def ", 1)
         anew = f"def {asked.split('(')[0]}(" in code
@@ -170,14 +173,15 @@ def passes(question: Question, answer: str, seconds: int = 10, megabytes: int = 
               "r.setrlimit(r.RLIMIT_NPROC, (0, 0))\n")
     # The last line of output must be ours: sys.exit(0) in the answer is no way to pass.
     end = f"tests passed {id(question)}"
-    script = f"{limits}{code}\n\n{question.gold}\nprint({end!r})\n"
-    with tempfile.TemporaryDirectory() as folder:
+    script = f"{limits}{code}\n\n{question.gold}\nprint()\nprint({end!r})\n"
+    # Output goes into a file, which has its limit; through a pipe it would fill our own memory.
+    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile() as out:
         try:
             done = subprocess.run([sys.executable, "-I", "-c", script], cwd=folder, env={},
-                                  stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                                  stderr=subprocess.DEVNULL, timeout=2 * seconds,
-                                  start_new_session=True)
+                                  stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.DEVNULL,
+                                  timeout=2 * seconds, start_new_session=True)
         except subprocess.TimeoutExpired:
             return False
-    lines = done.stdout.decode(errors="replace").splitlines()
+        out.seek(0)
+        lines = out.read().decode(errors="replace").splitlines()
     return done.returncode == 0 and bool(lines) and lines[-1] == end

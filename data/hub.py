@@ -11,9 +11,12 @@ in the cache folder; $HF_ENDPOINT names another server.
 """
 import gzip
 import hashlib
+import http.client
 import io
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 import time
@@ -21,6 +24,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,6 +32,8 @@ from tqdm import tqdm
 
 from data.files import UserError
 
+TROUBLE = (urllib.error.URLError, http.client.HTTPException, OSError, ValueError, KeyError,
+           TypeError)
 TRIES, PAUSE, BLOCK = 4, 2.0, 1 << 20
 SNI = "https://github.com/allenai/natural-instructions"
 
@@ -49,23 +55,30 @@ WANTED = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_
           "model.safetensors.index.json", "1_Pooling/config.json")
 
 
+def server_of(url: str) -> tuple[str, str]:
+    return urllib.parse.urlsplit(url)[:2]                     # https and host are one thing
+
+
 class KeepToken(urllib.request.HTTPRedirectHandler):
     """Follows redirects, but shows the token to the server it was meant for only."""
 
     def redirect_request(self, request, *how):
         new = super().redirect_request(request, *how)
-        if new and urllib.parse.urlsplit(new.full_url).netloc != \
-                urllib.parse.urlsplit(request.full_url).netloc:
+        if new and server_of(new.full_url) != server_of(request.full_url):
             new.remove_header("Authorization")
         return new
 
 
 def opened(url: str, start: int = 0):
-    """The server's answer to a request for `url` from byte `start`; UserError where it refuses."""
+    """The server's answer to a request for `url` from byte `start`; UserError where it refuses.
+
+    $HF_TOKEN is shown to the hub alone.
+    """
     request = urllib.request.Request(url, headers={"User-Agent": "text-to-lora"})
     if start:
         request.add_header("Range", f"bytes={start}-")
-    if token := os.environ.get("HF_TOKEN"):
+    token = os.environ.get("HF_TOKEN", "").strip()
+    if token and server_of(url) == server_of(endpoint()):
         request.add_header("Authorization", f"Bearer {token}")
     try:
         return urllib.request.build_opener(KeepToken).open(request, timeout=60)
@@ -93,7 +106,7 @@ def fetch_file(url: str, path: Path, size: int, digest: str) -> None:
             break
         try:
             append(url, part, have, size)
-        except (urllib.error.URLError, OSError) as error:
+        except TROUBLE as error:
             if attempt == TRIES - 1:
                 raise UserError(f"{url}: {error}; run the command again to go on from "
                                 f"{have:,} bytes") from None
@@ -131,31 +144,40 @@ def checksum(path: Path, size: int, digest: str) -> str:
     return found.hexdigest()
 
 
+def endpoint() -> str:
+    return os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
+
+
+def wanted(path: str) -> bool:
+    """By whole names only: a server must not choose where we write."""
+    return path in WANTED or bool(re.fullmatch(r"model(-\d+-of-\d+)?\.safetensors", path))
+
+
 def fetch_model(name: str, cache: Path) -> Path:
     """A model's folder in the cache, whole or not there under that name."""
     if name not in MODELS:
         raise UserError(f"no model {name!r}; choose from {', '.join(MODELS)}")
-    model, endpoint = MODELS[name], os.environ.get("HF_ENDPOINT", "https://huggingface.co")
+    model, hub = MODELS[name], endpoint()
     folder = cache / model.repository.split("/")[1]
     if folder.is_dir():
         return folder
-    print(f"fetching {model.repository} ({model.licence}) from {endpoint}", file=sys.stderr)
+    print(f"fetching {model.repository} ({model.licence}) from {hub}", file=sys.stderr)
     try:
-        with opened(f"{endpoint}/api/models/{model.repository}?blobs=true") as answer:
+        with opened(f"{hub}/api/models/{model.repository}?blobs=true") as answer:
             listing = json.load(answer)
-    except (urllib.error.URLError, OSError, ValueError) as error:
-        raise UserError(f"{endpoint} could not be asked for the files of {model.repository}: "
+        files = [(file["rfilename"], file["size"], (file.get("lfs") or {}).get("sha256")
+                  or file["blobId"]) for file in listing["siblings"] if wanted(file["rfilename"])]
+        if not any(path.endswith(".safetensors") for path, _, _ in files):
+            raise ValueError("it lists no safetensors")
+    except TROUBLE as error:
+        raise UserError(f"{hub} could not be asked for the files of {model.repository}: "
                         f"{error}") from None
     scratch = cache / f"{folder.name}.part"
-    for file in listing["siblings"]:
-        path = file["rfilename"]
-        if path not in WANTED and not (path.startswith("model") and path.endswith(".safetensors")):
-            continue
+    for path, size, digest in files:
         if (scratch / path).exists():                   # of an earlier, interrupted run
             continue
-        digest = (file.get("lfs") or {}).get("sha256") or file["blobId"]
-        fetch_file(f"{endpoint}/{model.repository}/resolve/{listing['sha']}/{path}", scratch / path,
-                   file["size"], digest)
+        fetch_file(f"{hub}/{model.repository}/resolve/{listing['sha']}/{path}", scratch / path,
+                   size, digest)
     scratch.rename(folder)
     return folder
 
@@ -203,7 +225,7 @@ def fetch_benchmarks(folder: Path, sources: dict[str, Source] = SOURCES) -> Path
         try:
             with opened(source.url) as answer:
                 rows = read_rows(name, source, answer.read())
-        except (urllib.error.URLError, OSError, ValueError, zipfile.BadZipFile, KeyError) as error:
+        except (*TROUBLE, zipfile.BadZipFile, EOFError, zlib.error, StopIteration) as error:
             raise UserError(f"{source.url}: {error}; run the command again") from None
         if len(rows) != source.questions:
             raise UserError(f"{source.url}: {len(rows)} questions, expected {source.questions}; it "
@@ -237,8 +259,8 @@ def read_rows(name: str, source: Source, data: bytes) -> list[dict]:
 def fetch_sni(folder: Path) -> Path:
     """A shallow clone of natural-instructions (Apache-2.0); its tasks/ folder is for --tasks."""
     if not (folder / "tasks").is_dir():
-        done = subprocess.run(["git", "clone", "--depth", "1", SNI, str(folder)],
-                              stderr=subprocess.PIPE, text=True)
-        if done.returncode:
-            raise UserError(f"git clone {SNI}: {done.stderr.strip().splitlines()[-1][:200]}")
+        if not shutil.which("git"):
+            raise UserError(f"git is needed to clone {SNI}; install it, or unpack a copy there")
+        if subprocess.run(["git", "clone", "--depth", "1", SNI, str(folder)]).returncode:
+            raise UserError(f"git could not clone {SNI} into {folder}; its message is above")
     return folder / "tasks"

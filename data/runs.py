@@ -21,7 +21,7 @@ def save_state(out: Path, trainee: nn.Module, optimizer: torch.optim.Optimizer, 
 
 
 def load_state(out: Path, trainee: nn.Module, optimizer: torch.optim.Optimizer) -> int:
-    state = torch.load(out / "train_state.pt", weights_only=True)
+    state = torch.load(out / "train_state.pt", map_location="cpu", weights_only=True)
     trainee.load_state_dict(state["trainee"])
     optimizer.load_state_dict(state["optimizer"])
     return state["step"]
@@ -43,6 +43,9 @@ def settings(args: argparse.Namespace) -> dict:
 def check_folder(args: argparse.Namespace, out: Path) -> bool:
     """Whether the run is finished already; UserError where it cannot be begun or resumed."""
     config, state = out / "config.json", out / "train_state.pt"
+    if args.init and Path(args.init).resolve() == out.resolve():
+        raise UserError(f"--init {args.init} is the folder that this run writes; choose another "
+                        "--out")
     found = read_json(config) if config.exists() else {}
     oracles = found.get("mode") == "lora"
     if not args.resume:
@@ -63,10 +66,11 @@ def check_folder(args: argparse.Namespace, out: Path) -> bool:
     return bool(found.get("finished"))
 
 
-def begin(args: argparse.Namespace, out: Path) -> None:
+def begin(args: argparse.Namespace, out: Path, about: dict = {}) -> None:
     """Make the run's folder; of an earlier, finished run nothing is left in it."""
     out.mkdir(parents=True, exist_ok=True)
-    for name in ("log.jsonl", "results.json", "t2l.safetensors", "adapter_config.json",
-                 "adapter_model.safetensors"):
-        (out / name).unlink(missing_ok=True)
-    write_json(out / "config.json", settings(args))
+    for pattern in ("log*.jsonl", "results*.json", "t2l.safetensors", "adapter_config.json",
+                    "adapter_model.safetensors"):
+        for file in out.glob(pattern):
+            file.unlink()
+    write_json(out / "config.json", settings(args) | about)

@@ -46,6 +46,9 @@ class Suite:
     validation: list[Task]
     unseen: list[Task]
 
+    def by_name(self) -> dict[str, Task]:
+        return {task.name: task for task in self.train + self.validation + self.unseen}
+
 
 @dataclass(frozen=True)
 class Sample:

@@ -3,16 +3,16 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-python train.py --mode lora                                        # 64 oracles → out/lora
+# 64 oracles → out/lora; a second start of this script goes on with what is there
+python train.py --mode lora $(test -e out/lora/config.json && echo --resume)
 
 recon() { python train.py --mode recon --loras out/lora "$@"; }
 
-for arch in L M S; do                                              # nine oracles, three heads
-    for seed in 0 1 2; do
-        recon --max-tasks 9 --arch $arch --seed $seed --eval-samples 20 \
-              --out out/table1/$arch-text-$seed
-        recon --max-tasks 9 --arch $arch --seed $seed --eval-samples 20 --one-hot \
-              --out out/table1/$arch-one-hot-$seed
+nine() { recon --max-tasks 9 --eval-samples 12 --arch $1 --steps $2 "${@:3}"; }
+for seed in 0 1 2; do                                              # nine oracles, three heads
+    for head in "L 600" "M 1500" "S 3000"; do
+        nine $head --seed $seed --out out/table1/${head% *}-text-$seed
+        nine $head --seed $seed --one-hot --out out/table1/${head% *}-one-hot-$seed
     done
 done
 python plots.py out/table1/*

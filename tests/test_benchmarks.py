@@ -46,7 +46,8 @@ ROWS = {                                # one question of our own each, and righ
     "humaneval": ({"task_id": "H/0", "entry_point": "double", "canonical_solution": "",
                    "prompt": "from math import inf\n\ndef double(x):\n    \"\"\"Twice x.\"\"\"\n",
                    "test": "def check(f):\n    assert f(2) == 4\n    assert f(inf) == inf\n"},
-                  ["    return 2 * x", "```python\ndef double(x):\n    return x + x\n```",
+                  ["    return 2 * x", "y = 2 * x\n    return y",
+                   "```python\ndef double(x):\n    return x + x\n```",
                    "Sure:\n```\ndef double(x):\n    return min(inf, 2 * x)\n```\nDone."],
                   ["    return x", "def double(x)", "import sys; sys.exit(0)\ndef double(x): 1",
                    "def double(x):\n    while True: pass", ""]),
@@ -103,6 +104,7 @@ def test_code_runs_only_if_allowed_and_within_its_limits(tmp_path):
     assert not passes(asked, f"open({str(tmp_path / 'big')!r}, 'wb').write(b'x' * (1 << 22))\n"
                       "def add(a, b): return a + b")
     assert not passes(asked, "import time; time.sleep(60)", seconds=1)
+    assert not passes(asked, "while True: print('x' * 1000)", seconds=1)
     assert time.perf_counter() - began < 30
     assert passes(asked, "import os\nassert os.listdir() == []\ndef add(a, b): return a + b")
 

@@ -17,7 +17,9 @@ from data.benchmarks import READERS
 from data.files import UserError
 
 REPOSITORY = hub.MODELS["gte-large"].repository
-CONTENT = {"config.json": b'{"model_type": "new"}', "README.md": b"not wanted",
+ESCAPES = "model/../../../escaped.safetensors"              # what a bad hub would have us write
+CONTENT = {ESCAPES: b"out of the cache",
+           "config.json": b'{"model_type": "new"}', "README.md": b"not wanted",
            "model.safetensors": random.Random(0).randbytes(300_000),
            "1_Pooling/config.json": b"{}", "pytorch_model.bin": b"never a pickle"}
 
@@ -112,6 +114,7 @@ def test_a_folder_arrives_whole(mood, server, tmp_path):
     folder = hub.fetch_model("gte-large", tmp_path)
     assert folder == tmp_path / "gte-large-en-v1.5" and list(tmp_path.iterdir()) == [folder]
     assert files(folder) == {"config.json", "model.safetensors", "1_Pooling/config.json"}
+    assert not list(tmp_path.parent.rglob("escaped.safetensors"))
     assert all((folder / name).read_bytes() == CONTENT[name] for name in files(folder))
     requests = asked_for_weights(server)
     if mood == "breaks off":
@@ -144,14 +147,16 @@ def test_a_download_goes_on_where_an_earlier_run_stopped(server, tmp_path):
     assert [row[1] for row in asked_for_weights(server)] == ["bytes=123456-"]
 
 
-def source(url: str, questions: int, member: str = "") -> dict:
-    return hub.Source(f"{os.environ['HF_ENDPOINT']}/packed/{url}", member, questions, "MIT")
+def source(url: str, questions: int, member: str = "") -> hub.Source:
+    elsewhere = os.environ["HF_ENDPOINT"].replace("127.0.0.1", "localhost")
+    return hub.Source(f"{elsewhere}/packed/{url}", member, questions, "MIT")
 
 
 def test_benchmarks_arrive_unpacked_and_with_their_labels(server, tmp_path):
     hub.fetch_benchmarks(tmp_path, {
         "gsm8k": source("plain.jsonl", 2), "humaneval": source("one.jsonl.gz", 2),
         "mbpp": source("plain.jsonl", 1), "piqa": source("many.zip", 2, "dev.jsonl")})
+    assert all(row[2] is None for row in server.asked)                  # no token for publishers
     rows = {p.stem: [json.loads(line) for line in p.read_text().splitlines()]
             for p in tmp_path.iterdir()}
     both = [{"task_id": 10}, {"task_id": 11}]

@@ -96,6 +96,11 @@ def test_an_unknown_order_of_the_modules_is_guessed_aloud(tmp_path):
     with pytest.warns(UserWarning, match="does not say which module came first"):
         t2l = t2l_ops.load_t2l(tmp_path)
     assert list(t2l.cfg.modules) == ["q_proj", "v_proj"]
+    state = torch.load(tmp_path / "hypermod.pt", weights_only=True)
+    torch.save(dict(sorted(state.items(), key=lambda kv: "v_proj" not in kv[0])),
+               tmp_path / "hypermod.pt")                          # its heads were made v first
+    with pytest.warns(UserWarning, match="guessed from the order of its heads: v_proj, q_proj"):
+        assert list(t2l_ops.load_t2l(tmp_path).cfg.modules) == ["v_proj", "q_proj"]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         t2l = t2l_ops.load_t2l(tmp_path, module_order=("v_proj", "q_proj"))

@@ -1,5 +1,6 @@
 """The other training: oracles side by side, what is compared with them, and T2L that gives them."""
 import json
+import math
 import random
 import sys
 from dataclasses import replace
@@ -9,6 +10,7 @@ import torch
 from conftest import GOLDEN, task_file
 from safetensors import safe_open
 
+import eval as eval_ops
 import library as library_ops
 import lora as lora_ops
 import mistral
@@ -93,6 +95,18 @@ def test_the_distance_in_delta_is_the_dense_one_with_its_gradient(rows):
         grads.append([value.detach(), *(w.grad for side in leaves for w in side.values())])
     for ours, dense in zip(*grads):
         torch.testing.assert_close(ours, dense, atol=1e-5, rtol=1e-5)
+
+
+def test_canonical_of_a_bf16_library_is_not_rounded():
+    lora = tuple({m: w.bfloat16() for m, w in side.items()} for side in random_lora(seed=5))
+    assert library_ops.delta_error(library_ops.canonical(lora), lora) < 1e-6
+
+
+def test_an_oracle_that_does_nothing_has_a_stated_distance():
+    A, B = random_lora()
+    nothing = A, {m: torch.zeros_like(w) for m, w in B.items()}
+    assert library_ops.delta_error((A, B), nothing) == math.inf
+    assert library_ops.delta_error(nothing, nothing) == 0
 
 
 def test_the_relative_error_is_the_dense_one():
@@ -209,7 +223,7 @@ def test_reconstruction_begins_with_the_mean_and_comes_near(arch, extra, library
     last = capsys.readouterr().out.splitlines()[-1]
     assert "300 steps" in last and "oracle" in last and "average LoRA" in last
     found = json.loads((tmp_path / "recon" / "results_library.json").read_text())
-    assert found["distances"]["T2L recon"][2] < found["distances"]["average LoRA"][2]
+    assert found["distances"]["T2L recon"][2] < found["distances"]["T2L recon: average LoRA"][2]
     assert len(found["scores"]) == (5 if "--one-hot" in extra else 6)
     one = plots.read_run(tmp_path / "recon")
     assert one.error == found["distances"]["T2L recon"][2] and one.loras == 2
@@ -247,7 +261,10 @@ def test_each_training_starts_where_the_other_ended(first, second, library, tiny
     run(monkeypatch, *flags[second], *common, "--steps", 1, "--lr", 1e-12, "--init",
         tmp_path / "one", "--out", tmp_path / "two")
     one, two = (t2l_ops.load_t2l(tmp_path / name) for name in ("one", "two"))
-    assert one.cfg == two.cfg
+    assert replace(one.cfg, dropout=0) == replace(two.cfg, dropout=0)
+    assert two.cfg.dropout == (0.05 if second == "sft" else 0)
+    assert {layer.p for layer in two.modules() if isinstance(layer, torch.nn.Dropout)} == {
+        two.cfg.dropout}
     emb = torch.randn(2, one.cfg.emb_size)
     with torch.no_grad():
         for ours, theirs in zip(one(emb), two(emb)):
@@ -256,6 +273,37 @@ def test_each_training_starts_where_the_other_ended(first, second, library, tiny
     with pytest.raises(UserError, match="its arch is 'L'"):
         run(monkeypatch, *flags[second], *common, "--steps", 1, "--arch", "S", "--init",
             tmp_path / "one", "--out", tmp_path / "three")
+
+
+def test_one_hot_and_text_beside_each_other(library, tiny_tasks, tmp_path, monkeypatch, capsys):
+    """Each T2L hears of its tasks in its own way, in whatever order they are given."""
+    heard, generate = [], t2l_ops.generate_lora
+    common = ["--mode", "recon", "--loras", library, "--tasks", tiny_tasks, "--steps", 2,
+              "--eval-samples", 0]
+    run(monkeypatch, *common, "--one-hot", "--out", tmp_path / "number")
+    run(monkeypatch, *common, "--out", tmp_path / "text")
+    monkeypatch.setattr(t2l_ops, "generate_lora", lambda t2l, lines, encoder: heard.append(
+        (bool(t2l.cfg.tasks), lines)) or generate(t2l, lines, encoder))
+    monkeypatch.setattr(sys, "argv", list(map(str, [
+        "eval.py", "--loras", library, "--tasks", tiny_tasks, *TINY, "--eval-samples", 2, "--ckpt",
+        tmp_path / "number", tmp_path / "text"])))
+    eval_ops.main()
+    for one_hot, lines in heard:
+        assert all((line in ("alpha", "beta")) == one_hot for line in lines), lines
+    assert {one_hot for one_hot, _ in heard} == {True, False}
+    (tmp_path / "again" / "text").mkdir(parents=True)
+    sys.argv.append(str(tmp_path / "again" / "text"))
+    with pytest.raises(UserError, match="have the same name in the table"):
+        eval_ops.main()
+
+
+def test_a_run_does_not_delete_what_it_starts_from(library, tiny_tasks, tmp_path, monkeypatch):
+    flags = ["--mode", "recon", "--loras", library, "--tasks", tiny_tasks, "--steps", 2,
+             "--eval-samples", 0, "--out", tmp_path / "recon"]
+    run(monkeypatch, *flags)
+    with pytest.raises(UserError, match="the folder that this run writes"):
+        run(monkeypatch, *flags, "--init", tmp_path / "recon")
+    assert (tmp_path / "recon" / "t2l.safetensors").exists()
 
 
 def test_a_one_hot_t2l_knows_no_unseen_task(library, tiny_tasks, tmp_path, monkeypatch):
@@ -291,6 +339,8 @@ def test_libraries_that_cannot_be_learnt(library, tiny_tasks, tmp_path, monkeypa
     refused("odd: holds numbers that are not finite", "--loras", library)
     lora_ops.save_peft(odd, A, B, base_model=base)
     refused("odd: no task of that name", "--loras", library)
+    refused("the library is for .*; the language model is", "--loras", library, "--model",
+            GOLDEN / "mistral")
     (odd / "adapter_config.json").unlink()
     refused("odd/adapter_config.json does not exist", "--loras", library)
 

@@ -42,9 +42,9 @@ def test_a_run_learns_and_writes_its_folder(mode, arch, describe, tiny_tasks, tm
                                             capsys):
     out = tmp_path / "run"
     run(monkeypatch, "--mode", mode, "--arch", arch, "--describe", describe, "--tasks", tiny_tasks,
-        "--out", out, "--steps", 30, "--lr", 0.01, "--eval-samples", 2)
+        "--out", out, "--steps", 40, "--lr", 0.01, "--eval-samples", 2)
     log = log_of(out)
-    assert [row["step"] for row in log] == list(range(30))
+    assert [row["step"] for row in log] == list(range(40))
     assert set(log[0]) == {"step", "loss", "lr", "grad_norm"}
     losses = [row["loss"] for row in log]
     assert sum(losses[-6:]) < 0.8 * sum(losses[:6])
@@ -52,7 +52,7 @@ def test_a_run_learns_and_writes_its_folder(mode, arch, describe, tiny_tasks, tm
     results = json.loads((out / "results.json").read_text())
     assert list(results["unseen"]["base model"]) == ["gamma"]
     assert len(results["unseen"]) == (7 if mode == "sft" else 3)
-    assert "30 steps" in capsys.readouterr().out.splitlines()[-1]
+    assert "40 steps" in capsys.readouterr().out.splitlines()[-1]
 
 
 def test_the_task_encoder_starts_by_telling_tasks_apart():
@@ -82,10 +82,15 @@ def test_the_task_encoder_starts_by_telling_tasks_apart():
         assert between(usual(trainee.embeddings)).max() < 0.6
 
 
-@pytest.mark.parametrize("mode", ["sft", "mtlora"])
+@pytest.mark.parametrize("mode", ["sft", "mtlora", "recon"])
 def test_a_resumed_run_equals_an_uninterrupted_one(mode, tiny_tasks, tmp_path, monkeypatch):
     flags = ["--mode", mode, "--tasks", tiny_tasks, "--steps", 12, "--eval-samples", 0,
              "--save-every", 5]
+    if mode == "recon":                                # one of two LoRAs a step
+        run(monkeypatch, "--mode", "lora", "--tasks", tiny_tasks, "--steps", 3, "--lr", 0.01,
+            "--batch-size", 16, "--out", tmp_path / "lora")
+        assert not (tmp_path / "lora" / "train_state.pt").exists()
+        flags += ["--loras", tmp_path / "lora", "--batch-size", 1]
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     run(monkeypatch, *flags, "--out", whole)
 
@@ -101,7 +106,8 @@ def test_a_resumed_run_equals_an_uninterrupted_one(mode, tiny_tasks, tmp_path, m
     monkeypatch.setattr(train_ops, "save_state", save_state)
     run(monkeypatch, *flags, "--out", broken, "--resume")
     assert (whole / "log.jsonl").read_text() == (broken / "log.jsonl").read_text()
-    names = {"sft": "t2l.safetensors", "mtlora": "adapter_model.safetensors"}
+    names = {"sft": "t2l.safetensors", "mtlora": "adapter_model.safetensors",
+             "recon": "t2l.safetensors"}
     assert (whole / names[mode]).read_bytes() == (broken / names[mode]).read_bytes()
 
 

@@ -19,8 +19,8 @@ from tqdm import tqdm
 import mistral
 import t2l as t2l_ops
 from data.benchmarks import LETTERS, NEW_TOKENS, READERS, Question, is_right, load_benchmark
-from data.files import UserError, write_json
-from eval import EncoderOf, distinct
+from data.files import UserError, distinct, write_json
+from eval import EncoderOf
 from lora import LoRA
 
 BATCH = 32

@@ -14,10 +14,10 @@ import torch
 
 import mistral
 import t2l as t2l_ops
-from data.files import UserError, read_json, write_json
+from data.files import UserError, distinct, read_json, write_json
 from data.tasks import Sample, Suite, Task
 from encoder import Encoder
-from eval import Row, Swaps, distinct, exercises, mean, right_answers
+from eval import Row, Swaps, exercises, mean, right_answers
 from library import average_of, canonical, delta_error, stacked
 from lora import LoRA
 

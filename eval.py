@@ -8,10 +8,10 @@ Exact match on unseen tasks, and on seen tasks' held-out inputs with held-out wo
 model, multi-task LoRA, T2L with its own description, and T2L under four controls: with another
 task's description (any task's, or one that shares the input), with random words, and with the mean
 embedding as a constant. Only the controls tell whether a good score comes from the description.
-Reading order: exercises, rows of the table, running a row, the table, the command line. The table
-of a library is made in compare.py.
+Reading order: exercises, rows of the table, running a row, the table, the command line.
 """
 import random
+import statistics
 import sys
 from collections import defaultdict
 from collections.abc import Callable
@@ -24,7 +24,7 @@ from tqdm import tqdm
 import lora as lora_ops
 import mistral
 import t2l as t2l_ops
-from data.files import Parser, UserError, read_json, run, write_json
+from data.files import Parser, UserError, distinct, read_json, run, write_json
 from data.tasks import Sample, Suite, Task, fitting, load_suite, message
 from encoder import Encoder, load_encoder
 from lora import LoRA
@@ -145,14 +145,6 @@ def mtlora_row(folder: Path, config: dict, swaps: Swaps) -> Row:
     return Row(label, config["describe"], swaps.own, lambda samples: lora)
 
 
-def distinct(folders: list[Path]) -> list[Path]:
-    """UserError where two folders would have the same name in the table."""
-    for name in {folder.name for folder in folders}:
-        if len(same := [str(folder) for folder in folders if folder.name == name]) > 1:
-            raise UserError(f"{' and '.join(same)} have the same name in the table; rename one")
-    return folders
-
-
 def all_rows(folders: list[Path], suite: Suite, encoder_of: EncoderOf,
              model: mistral.Mistral) -> list[Row]:
     swaps = Swaps(suite)
@@ -190,8 +182,7 @@ def right_answers(row: Row, samples: list[Sample], model: mistral.Mistral,
 
 
 def mean(values) -> float:
-    values = list(values)
-    return sum(values) / len(values)
+    return statistics.fmean(values)
 
 
 def interval(per_task: list[float], draws: int = 2000) -> tuple[float, float]:

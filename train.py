@@ -9,11 +9,9 @@
 All modes share one loop: draw samples of mixed tasks, ask the trainee for their adapters, step on
 the objective. Only the objective tells the paper's two trainings apart: through the frozen model,
 the loss of the answers (sft); or the distance from the adapters of a library (recon).
-Reading order: what is trained, the objectives, the loop, the oracles' best steps, the command line,
-the modes. A run's folder is the business of data/runs.py.
+Reading order: trainees, objectives, the loop, the oracles' best steps, command line, modes.
 """
 import argparse
-import ctypes
 import json
 import random
 import shlex
@@ -32,6 +30,7 @@ import lora as lora_ops
 import mistral
 import t2l as t2l_ops
 from data.files import Parser, UserError, read_json, run, write_json
+from data.memory import keep_freed_memory, peak_memory
 from data.runs import begin, check_folder, cut_log, load_state, save_state, settings
 from data.tasks import (Batch, Sample, Suite, Task, draw_from_each, draw_samples, draw_tasks,
                         encode, fitting, load_suite)
@@ -215,25 +214,6 @@ def train(trainee: nn.Module, optimizer: torch.optim.Optimizer, batches: Iterato
                 save_state(log_file.parent, trainee, optimizer, step + 1)
             if done(step):
                 break
-
-
-def peak_memory() -> float:
-    """This process' peak memory so far, GiB; 0 where the system does not tell as Linux does.
-
-    Not getrusage: after a fork and exec its peak begins with that of the parent.
-    """
-    status = Path("/proc/self/status")
-    text = status.read_text() if status.exists() else ""
-    return int(text.split("VmHWM:")[1].split()[0]) / 2 ** 20 if "VmHWM:" in text else 0.0
-
-
-def keep_freed_memory() -> None:
-    """Let glibc reuse freed blocks of up to 1 GB: otherwise every step gives its activations back
-    to the system and pays for fresh, zeroed pages, a tenth of its time. Elsewhere: nothing."""
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    if mallopt:
-        mallopt(-3, 1 << 30)                          # M_MMAP_THRESHOLD
-        mallopt(-1, (1 << 31) - 1)                    # M_TRIM_THRESHOLD
 
 
 def compile_layers(model: mistral.Mistral) -> None:
@@ -462,8 +442,8 @@ def train_oracles(args: argparse.Namespace, out: Path) -> str:
         best.save(out, args.dtype)
     write_json(out / "config.json", settings(args) | finished())
     seconds = time.perf_counter() - began
-    return (f"{len(tasks)} oracles in {seconds / 60:.1f} min ({objective.seen / seconds:.0f} "
-            "tokens/s)")
+    rate = objective.seen / seconds
+    return f"{len(tasks)} oracles in {seconds / 60:.1f} min ({rate:.0f} tokens/s)"
 
 
 def through_the_model(args: argparse.Namespace):
@@ -573,8 +553,8 @@ def train_one(args: argparse.Namespace, out: Path) -> str:
 
 
 def finished() -> dict:
-    command = shlex.join(["python", Path(sys.argv[0]).name, *sys.argv[1:]])
-    return {"finished": True, "command": command}
+    return {"finished": True,
+            "command": shlex.join(["python", Path(sys.argv[0]).name, *sys.argv[1:]])}
 
 
 def main() -> None:

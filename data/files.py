@@ -67,6 +67,14 @@ def written_beside(folder: str | Path) -> Iterator[Path]:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
+def distinct(folders: list[Path]) -> list[Path]:
+    """UserError where two folders would have the same name in the table."""
+    for name in {folder.name for folder in folders}:
+        if len(same := [str(folder) for folder in folders if folder.name == name]) > 1:
+            raise UserError(f"{' and '.join(same)} have the same name in the table; rename one")
+    return folders
+
+
 def read_json(path: str | Path) -> dict:
     """The JSON object in a file; UserError when it is missing or not a JSON object."""
     try:

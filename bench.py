@@ -1,13 +1,14 @@
 """Speed and memory, against the usual ways to do the same work and against the machine's limit.
 
     pip install -r requirements-dev.txt
-    python bench.py                      # every part, under 15 minutes on two cores
+    python bench.py                      # every part but `big`, under 15 minutes on two cores
     python bench.py step generation      # some of them
 
 Every contestant has a process of its own, so that its peak memory is its own, and reuses freed
 memory as train.py does. It must show our loss or our tokens before it is timed; a time is the
 median of five runs. Reading order: the step and its rivals, its limit, what growth costs, memory,
-generation, adapters, the command line.
+generation, oracles, adapters, start-up, a model of 7 billion, the paper's cost table, the command
+line.
 """
 import argparse
 import json
@@ -76,10 +77,6 @@ def fresh_t2l(cfg: mistral.Config) -> t2l_ops.T2L:
     """An untrained T2L-L for time and memory alone, where what the weights say does not matter."""
     return t2l_ops.T2L(t2l_ops.Config("L", 384, cfg.num_hidden_layers,
                                       t2l_ops.adapted_modules(cfg))).eval()
-
-
-def default_config() -> mistral.Config:
-    return mistral.Config.from_json(mistral.default_model() / "config.json")
 
 
 def embedded(samples: list[Sample]) -> Tensor:
@@ -239,7 +236,7 @@ def part_limit() -> str:
     """The step's FLOP/s beside the machine's own, and where the rest goes."""
     samples, batch = real_batch()
     step, tokens = ours(samples, batch), batch.ids.numel()
-    cfg = default_config()
+    cfg = mistral.read_config()
     with FlopCounterMode(display=False) as counter:
         step()
     flops = counter.get_total_flops()                   # of all matmuls, the hypernetwork's as well
@@ -283,7 +280,7 @@ def random_model(cfg: mistral.Config) -> mistral.Mistral:
 
 def part_scale() -> str:
     """Milliseconds a position of one step, by batch, length and model; and of a draw, by tasks."""
-    cfg, costs = default_config(), {}
+    cfg, costs = mistral.read_config(), {}
     half, double = replace(cfg, num_hidden_layers=15), replace(cfg, num_hidden_layers=60)
     wide = replace(cfg, hidden_size=960, intermediate_size=2560, num_attention_heads=15,
                    num_key_value_heads=5)
@@ -374,10 +371,11 @@ def step_memory(cfg: mistral.Config, t2l: t2l_ops.T2L, b: int, t: int, learnt: i
 
 def part_memory() -> str:
     """GiB by component, as tests/test_bench.py checks it: SmolLM2 here, Mistral-7B on one GPU."""
-    columns, small = {}, default_config()
+    columns, small = {}, mistral.read_config()
     for name, cfg, b, t, recompute in (
             ("SmolLM2 32 x 40", small, 32, 40, False),
-            ("7B 8 x 512", MISTRAL_7B, 8, 512, False), ("… --recompute", MISTRAL_7B, 8, 512, True)):
+            ("7B 8 x 512", MISTRAL_7B, 8, 512, False),
+            ("… --recompute", MISTRAL_7B, 8, 512, True)):
         with torch.device("meta"):
             columns[name] = step_memory(cfg, fresh_t2l(cfg), b, t, 8 * b, recompute)
     print(f"{'':33}" + "".join(f"{name:>17}" for name in columns))

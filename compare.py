@@ -6,7 +6,6 @@ For every task of a library: exact match of the base model, its oracle, the aver
 with training wordings, held-out wordings and another task's; and how far T2L's matrices are from
 the oracle's.
 """
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,8 +16,8 @@ import t2l as t2l_ops
 from data.files import UserError, distinct, read_json, write_json
 from data.tasks import Sample, Suite, Task
 from encoder import Encoder
-from eval import Row, Swaps, exercises, mean, right_answers
-from library import average_of, canonical, delta_error, stacked
+from eval import EncoderOf, Row, Swaps, exercises, mean, right_answers
+from library import average_of, canonical, delta_error, sizes_of, stacked
 from lora import LoRA
 
 T2Ls = dict[str, tuple[t2l_ops.T2L, Encoder, dict]]         # name → T2L, its encoder, config.json
@@ -48,7 +47,7 @@ def library_rows(loras: dict[str, LoRA], t2ls: T2Ls, tasks: list[Task]) -> list[
 
 
 def distances(guesses: list[LoRA], target: LoRA) -> list[float]:
-    """Mean |A - A*|, mean |B - B*|, ‖ΔW - ΔW*‖ / ‖ΔW*‖; each averaged over the guesses."""
+    """Mean |A - A*|, mean |B - B*|, ‖ΔW - ΔW*‖ / ‖ΔW*‖; averaged over the guesses."""
     found = []
     for lora in guesses:
         gaps = [torch.cat([(lora[side][m].float() - target[side][m].float()).abs().flatten()
@@ -78,25 +77,23 @@ def all_distances(loras: dict[str, LoRA], t2ls: T2Ls, tasks: list[Task]) -> dict
 
 
 def load_t2ls(folders: list[Path], loras: dict[str, LoRA], base_model: str,
-              encoder_of: Callable[[t2l_ops.Config], Encoder]) -> T2Ls:
+              encoder_of: EncoderOf) -> T2Ls:
     """UserError where a T2L's adapters are not of the library's shapes, or for another model."""
     t2ls: T2Ls = {}
-    A, B = next(iter(loras.values()))
-    shapes = {m: (*A[m].shape, B[m].shape[1]) for m in A}                  # (n, r, d_in, d_out)
     for folder in distinct(folders):
         t2l, config = t2l_ops.load_t2l(folder), read_json(folder / "config.json")
         cfg = t2l.cfg
-        found = {m: (cfg.n_layers, cfg.rank, *sizes) for m, sizes in cfg.modules.items()}
-        if found != shapes or cfg.base_model != base_model:
+        found, wanted = (cfg.n_layers, cfg.rank, cfg.modules), sizes_of(next(iter(loras.values())))
+        if found != wanted or cfg.base_model != base_model:
             raise UserError(f"{folder} is for {cfg.base_model}, adapters of {found} (layers, rank, "
-                            f"d_in, d_out); the library for {base_model}, {shapes}")
+                            f"modules); the library for {base_model}, {wanted}")
         t2ls[f"T2L {folder.name}"] = t2l, encoder_of(cfg), config
     return t2ls
 
 
 def report_library(loras: dict[str, LoRA], base_model: str, folders: list[Path], suite: Suite,
                    model: mistral.Mistral, tokenizer: mistral.Tokenizer,
-                   encoder_of: Callable[[t2l_ops.Config], Encoder], per_task: int) -> str:
+                   encoder_of: EncoderOf, per_task: int) -> str:
     """Run every row on the library's tasks, print a line for each task and the means, write
     results_library.json into the first folder; returns the one-line result."""
     t2ls = load_t2ls(folders, loras, base_model, encoder_of)

@@ -9,6 +9,7 @@ All in fp32; modules carry Hugging Face's names. Reading order: Config, the two 
 the encoder, the language model as encoder, one-hot "encoding", loading.
 Shapes: b texts, t tokens, d width, h heads, c channels of a head.
 """
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,9 +18,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
+import mistral
 from data.download import cache_folder, default_encoder
-from data.files import UserError, read_json, read_safetensors, read_tokenizer
-from mistral import rotate
+from data.files import UserError, load_strictly, read_json, read_safetensors, read_tokenizer
 
 DEFAULT_ENCODER = "all-MiniLM-L6-v2"
 
@@ -124,21 +125,33 @@ class NewLayer(nn.Module):
     def forward(self, x: Tensor, mask: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
         b, t, d = x.shape
         q, k, v = self.attention["qkv_proj"](x).view(b, t, 3, self.h, d // self.h).unbind(2)
-        q, k, v = (z.transpose(1, 2) for z in (rotate(q, rope), rotate(k, rope), v))  # (b, h, t, c)
+        q, k = mistral.rotate(q, rope), mistral.rotate(k, rope)
+        q, k, v = (z.transpose(1, 2) for z in (q, k, v))                     # (b, h, t, c)
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2)
         x = self.attn_ln(x + self.attention["o_proj"](y.reshape(b, t, d)))
         up, gate = self.mlp["up_gate_proj"](x).chunk(2, -1)
         return self.mlp_ln(x + self.mlp["down_proj"](up * F.gelu(gate)))
 
 
-def rope_table(t: int, cfg: Config) -> tuple[Tensor, Tensor]:
-    """cos, sin (t, 1, c), half-split as in mistral.py. "ntk" scaling by s: theta becomes s · theta
-    and every frequency is divided by s^(2/c), so that the fastest slow down least."""
+def rope_of(t: int, cfg: Config) -> tuple[Tensor, Tensor]:
+    """cos, sin (t, 1, c). "ntk" scaling by s: theta becomes s · theta, and every frequency is
+    divided by s^(2/c), so that the fastest slow down least."""
     c, s = cfg.hidden_size // cfg.num_attention_heads, cfg.rope_factor
     frequencies = (s * cfg.rope_theta) ** (-torch.arange(0, c, 2).float() / c) / s ** (2 / c)
-    angles = torch.arange(t)[:, None] * frequencies
-    angles = torch.cat([angles, angles], -1)[:, None]
-    return angles.cos(), angles.sin()
+    return mistral.rope_table(torch.arange(t), frequencies, torch.float32)
+
+
+def in_batches(encoded: list[list[int]], d: int, batch_size: int, progress: str,
+               read: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    """`read`'s rows (len(encoded), d) for all texts, in their order; it is given some of similar
+    length at a time: ids (b, t), padded at the right, and their lengths (b,)."""
+    order = sorted(range(len(encoded)), key=lambda i: len(encoded[i]))
+    rows = torch.empty(len(encoded), d)
+    for start in tqdm(range(0, len(order), batch_size), desc=progress, disable=not progress):
+        batch = order[start:start + batch_size]
+        ids = mistral.pad([encoded[i] or [0] for i in batch])
+        rows[batch] = read(ids, torch.tensor([len(encoded[i]) for i in batch])).float()
+    return rows
 
 
 class Encoder(nn.Module):
@@ -158,7 +171,7 @@ class Encoder(nn.Module):
         """ids, mask (b, t), True where there is a token → (b, d): the mean of the last states, or
         the first token's."""
         x = self.embeddings(ids)
-        rope = rope_table(ids.shape[1], self.cfg) if self.cfg.rope_theta else None
+        rope = rope_of(ids.shape[1], self.cfg) if self.cfg.rope_theta else None
         for layer in self.encoder["layer"]:
             x = layer(x, mask[:, None, None], rope)
         if not self.cfg.mean_pooling:
@@ -172,18 +185,8 @@ class Encoder(nn.Module):
         encoded = [e.ids for e in self.tokenizer.encode_batch(texts)]
         encoded = [ids if len(ids) <= self.limit else ids[:self.limit - 1] + ids[-1:]
                    for ids in encoded]                                     # the last is [SEP]
-        order = sorted(range(len(texts)), key=lambda i: len(encoded[i]))
-        rows = torch.empty(len(texts), self.cfg.hidden_size)
-        for start in tqdm(range(0, len(order), batch_size), desc=progress, disable=not progress):
-            batch = order[start:start + batch_size]
-            width = len(encoded[batch[-1]])
-            ids = torch.zeros(len(batch), max(width, 1), dtype=torch.long)
-            mask = torch.zeros_like(ids, dtype=torch.bool)
-            for row, i in enumerate(batch):
-                ids[row, :len(encoded[i])] = torch.tensor(encoded[i], dtype=torch.long)
-                mask[row, :len(encoded[i])] = True
-            rows[batch] = self(ids, mask)
-        return rows
+        return in_batches(encoded, self.width, batch_size, progress, lambda ids, lengths: self(
+            ids, torch.arange(ids.shape[1]) < lengths[:, None]))
 
 
 class OneHot:
@@ -210,22 +213,14 @@ class LanguageModel:
     name, limit = "base", 512
 
     def __init__(self, folder: str | Path | None = None):
-        import mistral
-        self.model, self.tokenizer = mistral.load_model(folder), mistral.load_tokenizer(folder)
-        self.tokenizer, self.width = self.tokenizer.tokenizer, self.model.cfg.hidden_size
+        self.model, tokenizer = mistral.load_model(folder), mistral.load_tokenizer(folder)
+        self.tokenizer, self.width = tokenizer.tokenizer, self.model.cfg.hidden_size
 
     @torch.inference_mode()
     def embed(self, texts: list[str], batch_size: int = 32, progress: str = "") -> Tensor:
         encoded = [e.ids[:self.limit] or [0] for e in self.tokenizer.encode_batch(texts)]
-        order = sorted(range(len(texts)), key=lambda i: len(encoded[i]))
-        rows = torch.empty(len(texts), self.width)
-        for start in tqdm(range(0, len(order), batch_size), desc=progress, disable=not progress):
-            batch = order[start:start + batch_size]
-            width = max(len(encoded[i]) for i in batch)
-            ids = torch.tensor([encoded[i] + [0] * (width - len(encoded[i])) for i in batch])
-            last = torch.tensor([len(encoded[i]) - 1 for i in batch])
-            rows[batch] = self.model.states(ids)[range(len(batch)), last].float()
-        return rows
+        return in_batches(encoded, self.width, batch_size, progress, lambda ids, lengths:
+                          self.model.states(ids)[range(len(ids)), lengths - 1])
 
 
 def load_encoder(path: str | Path | None = None,
@@ -249,10 +244,7 @@ def load_encoder(path: str | Path | None = None,
                if not k.startswith("pooler.") and not k.endswith("position_ids")}
     with torch.device("meta"):
         encoder = Encoder(cfg)
-    try:
-        encoder.load_state_dict(weights, strict=True, assign=True)
-    except RuntimeError as error:
-        raise UserError(f"{folder}: {' '.join(str(error).split())[:300]}") from None
+    load_strictly(encoder, weights, folder)
     encoder.name = str(path or DEFAULT_ENCODER)
     encoder.tokenizer = read_tokenizer(folder / "tokenizer.json")
     encoder.tokenizer.no_padding()

@@ -46,11 +46,17 @@ def load_library(folder: str | Path) -> tuple[dict[str, LoRA], str]:
     return loras, models[first]
 
 
+def sizes_of(lora: LoRA) -> tuple[int, int, dict[str, tuple[int, int]]]:
+    """(n layers, rank, {module: (d_in, d_out)}) of one adapter."""
+    A, B = lora
+    n, r, _ = next(iter(A.values())).shape
+    return n, r, {m: (A[m].shape[-1], B[m].shape[-2]) for m in A}
+
+
 def fits_model(loras: dict[str, LoRA], base_model: str, cfg: mistral.Config) -> None:
     """UserError unless a library is for this language model, by its name and its sizes."""
-    A, B = next(iter(loras.values()))
-    sizes = {m: (A[m].shape[-1], B[m].shape[-2]) for m in A}
-    wanted, layers = adapted_modules(cfg), len(next(iter(A.values())))
+    layers, _, sizes = sizes_of(next(iter(loras.values())))
+    wanted = adapted_modules(cfg)
     if base_model not in (cfg.name, "", None) or layers != cfg.num_hidden_layers or \
             any(wanted[m] != size for m, size in sizes.items()):
         raise UserError(f"the library is for {base_model}, {layers} layers of {sizes}; the "
@@ -141,7 +147,7 @@ class Library:
         self.rows, self.space, self.seen = {name: i for i, name in enumerate(loras)}, space, 0
         self.targets = tuple({m: w.float() for m, w in side.items()}
                              for side in stacked(list(loras.values())))
-        self.mean = tuple({m: w.mean(0) for m, w in side.items()} for side in self.targets)
+        self.mean = average_of(loras)
         self.std = tuple({m: spread(w) for m, w in side.items()} for side in self.targets)
         self.z_scores = z_scores
         if z_scores:

@@ -130,12 +130,18 @@ class RMSNorm(nn.Module):
         return self.weight * wide.to(x.dtype)
 
 
-def rope_table(positions: Tensor, cfg: Config, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """cos, sin (…, t, 1, c) for positions (…, t): channel i turns at theta^(-2i/c), half-split."""
+def frequencies_of(cfg: Config, device: torch.device) -> Tensor:
+    """(c/2,): the pair of channels i turns by theta^(-2i/c) from one position to the next."""
     c = cfg.head_dim
-    frequencies = cfg.rope_theta ** (-torch.arange(0, c, 2, device=positions.device).float() / c)
+    frequencies = cfg.rope_theta ** (-torch.arange(0, c, 2, device=device).float() / c)
     if cfg.llama3:
         frequencies = stretched(frequencies, *(cfg.llama3[key] for key in LLAMA3))
+    return frequencies
+
+
+def rope_table(positions: Tensor, frequencies: Tensor,
+               dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """cos, sin (…, t, 1, c) for positions (…, t) and frequencies (c/2,), half-split."""
     angles = positions[..., None] * frequencies                              # (…, t, c/2)
     angles = torch.cat([angles, angles], -1).unsqueeze(-2)
     return angles.cos().to(dtype), angles.sin().to(dtype)
@@ -292,7 +298,7 @@ class Mistral(nn.Module):
         x = self.model["embed_tokens"](ids)                                # (b, t, d)
         if cfg.gemma:
             x = x * torch.tensor(cfg.hidden_size ** 0.5, dtype=x.dtype)    # rounded, as trained
-        rope = rope_table(positions, cfg, x.dtype)
+        rope = rope_table(positions, frequencies_of(cfg, x.device), x.dtype)
         first = self.model["layers"][0].self_attn
         sizes = {m: tuple(getattr(first, m).weight.shape) for m in lora_ops.TARGETS}
         adapters = lora_ops.per_layer(lora, sizes, cfg.num_hidden_layers, x)

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from data.files import UserError, read_json
+from data.files import UserError, load_strictly, read_json
 from t2l import T2L, Config
 
 BUFFERS = ("AB_offset", "mean_recon_target", "std_recon_target")
@@ -47,10 +47,7 @@ def load_official(folder: Path, module_order: tuple[str, ...] | None = None) -> 
     state = {k: w for k, w in state.items() if not k.startswith(BUFFERS)} | emitted
     with torch.device("meta"):
         t2l = T2L(cfg)
-    try:
-        t2l.load_state_dict({k: w.float() for k, w in state.items()}, strict=True, assign=True)
-    except RuntimeError as error:
-        raise UserError(f"{folder}/hypermod.pt: {' '.join(str(error).split())[:300]}") from None
+    load_strictly(t2l, {k: w.float() for k, w in state.items()}, folder / "hypermod.pt")
     return t2l.eval()
 
 

@@ -23,8 +23,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import lora as lora_ops
-from data.files import (Parser, UserError, read_json, read_safetensors, run, write_json,
-                        written_beside)
+import mistral
+from data.files import (Parser, UserError, load_strictly, read_json, read_safetensors, run,
+                        write_json, written_beside)
 from encoder import DEFAULT_ENCODER, Encoder, OneHot, load_encoder
 from lora import LoRA
 
@@ -54,14 +55,14 @@ class Config:
             raise UserError(f"arch is {self.arch!r}; expected L, M or S")
 
 
-def adapted_modules(cfg) -> dict[str, tuple[int, int]]:
-    """{module: (d_in, d_out)} of a language model (mistral.Config)."""
+def adapted_modules(cfg: mistral.Config) -> dict[str, tuple[int, int]]:
+    """{module: (d_in, d_out)} of a language model."""
     return {"q_proj": (cfg.hidden_size, cfg.num_attention_heads * cfg.head_dim),
             "v_proj": (cfg.hidden_size, cfg.num_key_value_heads * cfg.head_dim)}
 
 
-def for_model(cfg, arch: str, encoder: Encoder) -> Config:
-    """The hypernetwork's sizes for a language model's config (mistral.Config) and an encoder."""
+def for_model(cfg: mistral.Config, arch: str, encoder: Encoder) -> Config:
+    """The hypernetwork's sizes for a language model's config and an encoder."""
     return Config(arch, encoder.width, cfg.num_hidden_layers, adapted_modules(cfg),
                   base_model=cfg.name, encoder=encoder.name)
 
@@ -258,10 +259,7 @@ def load_t2l(path: str | Path | None = None, module_order: tuple[str, ...] | Non
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{folder}/config.json: {error}") from None
     tensors, _ = read_safetensors(folder / "t2l.safetensors")
-    try:
-        t2l.load_state_dict({k: w.float() for k, w in tensors.items()}, strict=True, assign=True)
-    except RuntimeError as error:
-        raise UserError(f"{folder}/t2l.safetensors: {' '.join(str(error).split())[:300]}") from None
+    load_strictly(t2l, {k: w.float() for k, w in tensors.items()}, folder / "t2l.safetensors")
     return t2l.eval()
 
 
@@ -342,7 +340,6 @@ def checked(description: str, encoder: Encoder) -> str:
 
 def print_answers(args: argparse.Namespace, lora: LoRA) -> None:
     """Every --prompt's answer without and with the adapter, side by side."""
-    import mistral                                  # only an answer needs the language model
     model = mistral.load_model(args.model, getattr(torch, args.dtype), args.device)
     tokenizer = mistral.load_tokenizer(args.model)
     base = mistral.generate(model, tokenizer, args.prompt)

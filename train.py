@@ -35,7 +35,7 @@ from data.runs import begin, check_folder, cut_log, load_state, save_state, sett
 from data.tasks import (Batch, Sample, Suite, Task, draw_from_each, draw_samples, draw_tasks,
                         encode, fitting, load_suite)
 from encoder import Encoder, OneHot, load_encoder
-from library import Library, canonical, fits_model, load_library
+from library import Library, canonical, fits_model, load_library, sizes_of
 from lora import LoRA
 
 MAX_TOKENS = 512                     # of a sample, prompt and answer
@@ -364,15 +364,12 @@ def check_flags(args: argparse.Namespace) -> None:
             or not args.lr > 0 or (args.max_tasks is not None and args.max_tasks < 1):
         raise UserError("--steps, --batch-size, --max-tasks and --lr must be positive, "
                         "--save-every and --eval-samples not negative")
-    foreign = {"--loras": args.loras and args.mode != "recon",
-               "--one-hot": args.one_hot and args.mode != "recon",
-               "--canonical": args.canonical and args.mode != "recon",
-               "--recon-space": args.recon_space != "factors" and args.mode != "recon",
-               "--init": args.init and args.mode not in ("sft", "recon"),
-               "--task": args.task and args.mode not in ("lora", "recon"),
-               "--max-tasks": args.max_tasks and args.mode not in ("lora", "recon")}
-    for flag, wrong in foreign.items():
-        if wrong:
+    uses = {"--loras": ["recon"], "--one-hot": ["recon"], "--canonical": ["recon"],
+            "--recon-space": ["recon"], "--init": ["sft", "recon"], "--task": ["lora", "recon"],
+            "--max-tasks": ["lora", "recon"]}
+    for flag, modes in uses.items():
+        given = getattr(args, flag[2:].replace("-", "_")) not in (None, False, "factors")
+        if given and args.mode not in modes:
             raise UserError(f"--mode {args.mode} has no use for {flag}; leave it out")
     if args.mode == "recon" and not args.loras:
         raise UserError("--mode recon needs --loras DIR, a library as --mode lora writes it")
@@ -486,10 +483,9 @@ def from_a_library(args: argparse.Namespace):
                 raise UserError(f"{args.loras}/{name}: no task of that name, so no description; "
                                 "give its --tasks, or use --one-hot")
         tasks = [known[name] for name in loras]
-    A, B = loras[tasks[0].name]
+    n, rank, modules = sizes_of(loras[tasks[0].name])
     sizes = t2l_ops.Config(
-        args.arch, encoder.width, len(next(iter(A.values()))),
-        {m: (A[m].shape[-1], B[m].shape[-2]) for m in A}, next(iter(A.values())).shape[-2],
+        args.arch, encoder.width, n, modules, rank,
         base_model=base_model, encoder=encoder.name, z_scored=not args.init, dropout=0.0,
         tasks=list(loras) if args.one_hot else [])
     torch.manual_seed(args.seed)

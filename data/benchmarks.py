@@ -4,7 +4,7 @@
     right = is_right(questions[0], "The answer is B.")
 
 A file has one JSON object a line, in the layout that the benchmark was published in. The prompts'
-wording is ours; a JSON file {"arc_easy": "… {question} … {options} …"} gives another, for released
+wording is ours; a JSON file {"arc_easy": "… {question} … {options}"} gives another, for released
 checkpoints were trained with theirs. Model-written code runs in a process that is limited in time
 and memory, and only where the caller allows it. Sources and licences are in the README.
 """
@@ -40,7 +40,7 @@ NEW_TOKENS = {"gsm8k": 400, "humaneval": 400, "mbpp": 400}            # the othe
 @dataclass(frozen=True)
 class Question:
     """One exercise: `gold` is a letter, "yes" or "no", a number, or the code that tests an answer;
-    `options` are the texts that A, B … stand for; `head` is code that comes before an answer's."""
+    `options` are the texts that A, B, … are for; `head` is code that comes before an answer's."""
     benchmark: str
     prompt: str
     gold: str

@@ -102,6 +102,14 @@ def write_json(path: str | Path, value: dict) -> None:
     part.replace(path)
 
 
+def load_strictly(module, tensors: dict, path: str | Path) -> None:
+    """A torch module's weights from tensors that are exactly its own; else a UserError."""
+    try:
+        module.load_state_dict(tensors, strict=True, assign=True)
+    except RuntimeError as error:
+        raise UserError(f"{path}: {' '.join(str(error).split())[:300]}") from None
+
+
 def read_safetensors(path: str | Path) -> tuple[dict, dict[str, str]]:
     """(tensors by name, metadata) of a safetensors file; memory-mapped, so nothing is copied."""
     try:

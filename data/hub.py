@@ -117,7 +117,7 @@ def fetch_file(url: str, path: Path, size: int, digest: str) -> None:
                         "go on from there")
     if have > size or checksum(part, size, digest) != digest:
         part.unlink()
-        raise UserError(f"{url}: not the {size:,} bytes with checksum {digest[:12]}… that the hub "
+        raise UserError(f"{url}: not the {size:,} bytes with checksum {digest[:12]} that the hub "
                         "states; it was deleted, run the command again")
     part.replace(path)
 

@@ -63,7 +63,7 @@ def report_benchmarks(folder: Path, folders: list[Path], model: mistral.Mistral,
     asked = {f.stem: load_benchmark(f, args.prompts)[:args.eval_samples] for f in files}
     print(f"{'accuracy in %':40}" + "".join(f"{name[:9]:>10}" for name in asked) + "      mean")
     scores = {}
-    for label, adapters, described in rows(folders, list(asked), encoder_of):
+    for label, adapters, described in rows(folders, encoder_of):
         line = {}
         for name, questions in asked.items():
             runs = [score(questions, d if described else "", lora, model, tokenizer, args)
@@ -76,7 +76,7 @@ def report_benchmarks(folder: Path, folders: list[Path], model: mistral.Mistral,
     return "; ".join(f"{label} {line['mean']:.1f} %" for label, line in scores.items())
 
 
-def rows(folders: list[Path], names: list[str], encoder_of: EncoderOf):
+def rows(folders: list[Path], encoder_of: EncoderOf):
     """(label, benchmark → [(description, adapter)], whether the prompt shows the description)."""
     def bare(name: str) -> list[tuple[str, LoRA | None]]:
         return [(d, None) for d in DESCRIPTIONS[name]]
@@ -90,8 +90,8 @@ def rows(folders: list[Path], names: list[str], encoder_of: EncoderOf):
             return [(d, t2l_ops.generate_lora(t2l, d, encoder)) for d in DESCRIPTIONS[name]]
 
         def another(name: str, own=own) -> list:
-            others = [n for n in names if DESCRIPTIONS[n] != DESCRIPTIONS[name]]
-            return own(others[names.index(name) % len(others)]) if others else own(name)
+            others = [n for n in DESCRIPTIONS if DESCRIPTIONS[n] != DESCRIPTIONS[name]]
+            return own(others[list(DESCRIPTIONS).index(name) % len(others)])
         yield f"T2L {folder.name}, own description", own, False
         yield f"T2L {folder.name}, another's", another, False
 

@@ -5,7 +5,7 @@
 
 A BERT (arXiv 1810.04805) such as MiniLM; or gte-large-en-v1.5 (arXiv 2407.19669), a BERT with
 rotary positions and a gated MLP, which calls its architecture "new"; or the language model itself.
-All in fp32; modules carry Hugging Face's names. Reading order: Config, the two kinds of layers,
+The first two in fp32; modules carry Hugging Face's names. Reading order: Config, the two kinds of layers,
 the encoder, the language model as encoder, one-hot "encoding", loading.
 Shapes: b texts, t tokens, d width, h heads, c channels of a head.
 """
@@ -51,7 +51,8 @@ class Config:
                       "logn_attention_clip1": False}
         scaling = raw.get("rope_scaling") or {"type": "ntk", "factor": 1.0}
         odd = [f"{k}={raw[k]!r}" for k, v in usual.items() if raw.get(k, v) != v]
-        if new and (scaling.get("type") != "ntk" or scaling.get("mixed_b")):
+        if new and (scaling.get("type") != "ntk" or scaling.get("mixed_b")
+                    or not isinstance(scaling.get("factor"), int | float)):
             odd.append(f"rope_scaling={scaling!r}")
         names = list(cls.__dataclass_fields__)[:8] + ["rope_theta"] * new
         odd += [name for name in names if name not in raw]
@@ -208,8 +209,8 @@ class OneHot:
 
 
 class LanguageModel:
-    """--encoder base: the language model reads the bare description, without a chat format; its
-    last token's state after the final norm is the embedding."""
+    """--encoder base: the language model, in bf16, reads the bare description, without a chat
+    format; its last token's state after the final norm is the embedding."""
     name, limit = "base", 512
 
     def __init__(self, folder: str | Path | None = None):
@@ -236,7 +237,7 @@ def load_encoder(path: str | Path | None = None,
         raise UserError(f"{path} is not a folder, nor one in {cache_folder()}; expected a Hugging "
                         "Face encoder folder (data/download.py fetches gte-large)")
     cfg = Config.from_json(folder / "config.json")
-    cfg.mean_pooling = mean_pooling(folder)
+    cfg.mean_pooling = mean_pooling(folder, usual=not cfg.rope_theta)
     weights, _ = read_safetensors(folder / "model.safetensors")
     # A pooler (for next-sentence prediction) and the constant position ids are not used here.
     weights = {k.removeprefix("bert.").removeprefix("new."): w for k, w in weights.items()}
@@ -252,11 +253,13 @@ def load_encoder(path: str | Path | None = None,
     return encoder.float().requires_grad_(False).eval()
 
 
-def mean_pooling(folder: Path) -> bool:
-    """What 1_Pooling/config.json says: the mean of all tokens (also without such a file), or the
-    first token."""
+def mean_pooling(folder: Path, usual: bool) -> bool:
+    """What 1_Pooling/config.json says, the mean of all tokens or the first token; without such a
+    file what is `usual`: the mean for BERTs such as MiniLM, the first token for gte."""
     path = folder / "1_Pooling" / "config.json"
-    said = read_json(path) if path.exists() else {"pooling_mode_mean_tokens": True}
+    if not path.exists():
+        return usual
+    said = read_json(path)
     modes = [key for key, value in said.items() if key.startswith("pooling_mode") and value is True]
     if modes == ["pooling_mode_mean_tokens"]:
         return True

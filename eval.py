@@ -115,9 +115,7 @@ def t2l_rows(folder: Path, config: dict, suite: Suite, swaps: Swaps, encoder_of:
              model: mistral.Mistral) -> list[Row]:
     """T2L with its own description, and under every control."""
     t2l = t2l_ops.load_t2l(folder)
-    if t2l.cfg.base_model != model.cfg.name:
-        print(f"warning: {folder} was trained for {t2l.cfg.base_model}, not for {model.cfg.name}",
-              file=sys.stderr)
+    t2l_ops.check_model(t2l, model.cfg)
     encoder = encoder_of(t2l.cfg)
     lines = [d for task in suite.train for d in task.descriptions[:4]]   # enough for a steady mean
     average = t2l_ops.normalised(t2l_ops.embed(encoder, lines).mean(0, keepdim=True))
@@ -264,16 +262,11 @@ def main() -> None:
     add("--likelihood", action="store_true",
         help="with --benchmarks: the likeliest option is the answer, not what is generated")
     parser.folder("--prompts", "with --benchmarks: a JSON file with other prompts", "ours")
-    parser.folder("--model", "a Hugging Face folder", "SmolLM2-135M-Instruct")
-    parser.folder("--encoder", "a Hugging Face encoder folder, or base: the language model",
-                  "each checkpoint's own")
+    parser.models(encoder="each checkpoint's own")
     parser.folder("--tasks", "task files", "data/tasks")
     add("--split", choices=["unseen", "validation"], default="unseen", help="the tasks to test on")
     add("--eval-samples", type=int, default=20, metavar="N",
         help="test inputs per task of the split (seen tasks: a twentieth), or per benchmark")
-    add("--device", choices=["cpu", "cuda"], default="cpu", help="where everything runs")
-    add("--dtype", choices=["bfloat16", "float32"], default="bfloat16",
-        help="the language model's precision")
     args = parser.parse_args()
     if args.ckpt is None:
         args.ckpt = [] if args.loras else sorted(CHECKPOINTS.glob("*/"))

@@ -36,8 +36,6 @@ def load_library(folder: str | Path) -> tuple[dict[str, LoRA], str]:
             if found != usual:
                 raise UserError(f"{path}: its shapes {found} are not those of {first}, {usual}; a "
                                 "library holds adapters of one rank for one model")
-            if not all(w.isfinite().all() for w in side.values()):
-                raise UserError(f"{path}: holds numbers that are not finite; train it again")
         if models[path.name] != models[first]:
             raise UserError(f"{path} is for {models[path.name]!r}, {first} for {models[first]!r}; "
                             "a library holds adapters of one model")
@@ -57,7 +55,7 @@ def fits_model(loras: dict[str, LoRA], base_model: str, cfg: mistral.Config) -> 
     """UserError unless a library is for this language model, by its name and its sizes."""
     layers, _, sizes = sizes_of(next(iter(loras.values())))
     wanted = adapted_modules(cfg)
-    if base_model not in (cfg.name, "", None) or layers != cfg.num_hidden_layers or \
+    if not mistral.same_model(base_model, cfg.name) or layers != cfg.num_hidden_layers or \
             any(wanted[m] != size for m, size in sizes.items()):
         raise UserError(f"the library is for {base_model}, {layers} layers of {sizes}; the "
                         f"language model is {cfg.name}, {cfg.num_hidden_layers} of {wanted}")

@@ -17,12 +17,14 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from data.files import UserError, read_json, read_safetensors, write_json, written_beside
+from data.files import (UserError, read_json, read_safetensors, read_shards, write_json,
+                        written_beside)
 
 TARGETS = ("q_proj", "v_proj")
 LoRA = tuple[dict[str, Tensor], dict[str, Tensor]]
 KEY = "base_model.model.model.layers.{layer}.self_attn.{module}.lora_{side}.weight"
-NAMED = re.compile(r"\blayers\.(\d+)\.self_attn\.(q_proj|v_proj)\.lora_([AB])\.weight$")
+NAMED = re.compile(r"base_model\.model\.model\.layers\.(\d+)\.self_attn\.(q_proj|v_proj)"
+                   r"\.lora_([AB])\.weight")
 
 
 def linear(x: Tensor, weight: Tensor, adapter: tuple[Tensor, Tensor] | None) -> Tensor:
@@ -66,54 +68,61 @@ def layers_first(w: Tensor) -> Tensor:
     return w.movedim(-3, 0).contiguous().movedim(0, -3)
 
 
+def deltas_of(lora: LoRA) -> dict[str, tuple[Tensor, Tensor]]:
+    """{Hugging Face's name of an adapted weight: A (r, d_in), B (d_out, r)}."""
+    return {f"model.layers.{i}.self_attn.{m}.weight": (A, B) for m in lora[0]
+            for i, (A, B) in enumerate(zip(lora[0][m], lora[1][m]))}
+
+
+def check_fits(lora: LoRA, shapes: dict[str, torch.Size]) -> None:
+    """UserError unless the adapter has a ΔW for each layer's weight, and of its shape."""
+    wanted = {name: (len(B), A.shape[-1]) for name, (A, B) in deltas_of(lora).items()}
+    endings = tuple(f".self_attn.{m}.weight" for m in lora[0])
+    found = {name: tuple(shape) for name, shape in shapes.items() if name.endswith(endings)}
+    for name in sorted(wanted.keys() | found.keys()):
+        if wanted.get(name) != found.get(name):
+            raise UserError(f"the adapter does not fit the model: its ΔW for {name} is "
+                            f"{wanted.get(name, 'missing')}, the model's weight is "
+                            f"{found.get(name, 'missing')}")
+
+
+def plus(W: Tensor, A: Tensor, B: Tensor) -> Tensor:
+    """W + B A, added in fp32, in W's dtype."""
+    return (W.float() + (B.float() @ A.float()).to(W.device)).to(W.dtype)
+
+
 def merge(model: nn.Module, lora: LoRA) -> nn.Module:
     """A model with W + B A in place of W; all other weights are shared with `model`, not copied.
 
-    Raises UserError where the adapter's shapes are not the model's.
+    Raises UserError where the adapter's layers or shapes are not the model's.
     """
-    weights, deltas = dict(model.named_parameters()), {}
-    for module in lora[0]:
-        for i, dW in enumerate(lora[1][module].float() @ lora[0][module].float()):
-            name = f"model.layers.{i}.self_attn.{module}.weight"
-            if name not in weights or weights[name].shape != dW.shape:
-                found = tuple(weights[name].shape) if name in weights else "none"
-                raise UserError(f"the adapter does not fit the model: its ΔW for {name} is "
-                                f"{tuple(dW.shape)}, the model's weight is {found}")
-            deltas[name] = dW
-        if f"model.layers.{i + 1}.self_attn.{module}.weight" in weights:
-            raise UserError(f"the adapter does not fit the model: it has {i + 1} layers of "
-                            f"{module}, the model has more")
+    weights, deltas = dict(model.named_parameters()), deltas_of(lora)
+    check_fits(lora, {name: weight.shape for name, weight in weights.items()})
     shared = {id(weight): weight for name, weight in weights.items() if name not in deltas}
     merged = copy.deepcopy(model, shared)
     with torch.no_grad():
-        for name, dW in deltas.items():
-            weight = merged.get_parameter(name)
-            weight.copy_(weight.float() + dW.to(weight.device))
+        for name, pair in deltas.items():
+            merged.get_parameter(name).copy_(plus(weights[name], *pair))
     return merged
 
 
 def merge_folder(source: str | Path, lora: LoRA, out: str | Path) -> None:
     """Write a Hugging Face folder like `source` with W + B A in place of W, file by file.
 
-    Raises UserError where the adapter's layers or shapes are not the model's.
+    Config and tokenizer come along, weights in other formats do not. Raises UserError where
+    `source` is no such folder, `out` is the same, or the adapter's layers or shapes are not its.
     """
-    deltas = {f"model.layers.{i}.self_attn.{m}.weight": (A, B) for m in lora[0]
-              for i, (A, B) in enumerate(zip(lora[0][m], lora[1][m]))}
+    source, out, deltas = Path(source), Path(out), deltas_of(lora)
+    if out.resolve() == source.resolve():
+        raise UserError(f"{out} is the model's own folder; give another to write into")
+    check_fits(lora, {k: w.shape for _, part in read_shards(source) for k, w in part.items()})
     with written_beside(out) as scratch:
-        for file in sorted(path for path in Path(source).iterdir() if path.is_file()):
-            if file.suffix != ".safetensors":
+        for file in source.iterdir():
+            if file.suffix in (".json", ".txt", ".model", ".jinja", ".md"):
                 shutil.copy(file, scratch)
-                continue
-            tensors, _ = read_safetensors(file)
-            for name in tensors.keys() & deltas.keys():
-                (A, B), W = deltas.pop(name), tensors[name]
-                if W.shape != (len(B), A.shape[1]):
-                    raise UserError(f"the adapter does not fit the model: its ΔW for {name} is "
-                                    f"{(len(B), A.shape[1])}, the model's weight {tuple(W.shape)}")
-                tensors[name] = (W.float() + B.float() @ A.float()).to(W.dtype)
-            save_file(tensors, scratch / file.name, metadata={"format": "pt"})
-        if deltas:
-            raise UserError(f"the adapter does not fit the model: {source} has no {min(deltas)}")
+        for name, weights in read_shards(source):
+            weights |= {k: plus(weights[k], *deltas[k]) for k in weights.keys() & deltas.keys()}
+            save_file(weights, scratch / name, metadata={"format": "pt"})
 
 
 def save_peft(folder: str | Path, lora_A: dict[str, Tensor], lora_B: dict[str, Tensor],
@@ -139,22 +148,31 @@ def save_peft(folder: str | Path, lora_A: dict[str, Tensor], lora_B: dict[str, T
                   metadata={"format": "pt", **metadata})
 
 
+# What PEFT can do beyond ΔW = scale · B A; and starts for which it changed the base's weights, too.
+ODD = ("use_dora", "rank_pattern", "alpha_pattern", "layer_replication", "use_qalora",
+       "alora_invocation_tokens")
+MOVED_BASE = ("pissa", "olora", "corda", "loftq")
+
+
 def load_peft(folder: str | Path) -> LoRA:
     """(A, B) of any PEFT LoRA of q_proj and/or v_proj; its own scale is folded into B.
 
     What it adapts besides is left out with a warning. Raises UserError where the folder is no such
-    adapter, or one without some layers.
+    adapter, one without some layers, of several ranks, or with numbers that are not finite.
     """
     folder = Path(folder)
     config = read_json(folder / "adapter_config.json")
-    odd = [key for key in ("use_dora", "rank_pattern", "alpha_pattern") if config.get(key)]
-    if config.get("peft_type") != "LORA" or "lora_alpha" not in config or odd:
+    odd, alpha = [key for key in ODD if config.get(key)], config.get("lora_alpha")
+    if str(config.get("init_lora_weights")).startswith(MOVED_BASE):
+        odd.append(f"init_lora_weights={config['init_lora_weights']!r}, for a base it changed")
+    if config.get("peft_type") != "LORA" or not isinstance(alpha, int | float) or odd:
         raise UserError(f"{folder}/adapter_config.json: expected a plain LoRA with lora_alpha, "
-                        f"found peft_type {config.get('peft_type')!r} {' '.join(odd)}".rstrip())
+                        f"found peft_type {config.get('peft_type')!r}, lora_alpha {alpha!r} "
+                        + ", ".join(odd))
     tensors, _ = read_safetensors(folder / "adapter_model.safetensors")
     found: dict[str, dict] = {side + m: {} for side in "AB" for m in TARGETS}
     for key in list(tensors):
-        if match := NAMED.search(key):
+        if match := NAMED.fullmatch(key):
             layer, module, side = match.groups()
             found[side + module][int(layer)] = tensors.pop(key)
     modules = [m for m in TARGETS if found["A" + m] or found["B" + m]]
@@ -165,8 +183,20 @@ def load_peft(folder: str | Path) -> LoRA:
     if tensors:
         warnings.warn(f"{folder}: left out {len(tensors)} tensors such as {next(iter(tensors))}; "
                       "only q_proj and v_proj are adapted here, so it does less than it did")
-    A, B = ({m: torch.stack([found[side + m][i] for i in sorted(found[side + m])])
-             for m in modules} for side in "AB")
-    rank = A[modules[0]].shape[1]
-    scale = config["lora_alpha"] / (rank ** 0.5 if config.get("use_rslora") else rank)
-    return A, {m: w * scale for m, w in B.items()}
+    return folded(folder, {key: list(dict(sorted(rows.items())).values())
+                           for key, rows in found.items() if rows}, alpha, config)
+
+
+def folded(folder: Path, rows: dict[str, list[Tensor]], alpha: float, config: dict) -> LoRA:
+    """Each layer's A and B, under "Aq_proj", "Bq_proj" …, as one LoRA with its scale in B."""
+    ranks = {w.shape[side == "B"] if w.dim() == 2 else "none"
+             for (side, *_), part in rows.items() for w in part}
+    if len(ranks) != 1 or any(len({w.shape for w in part}) > 1 for part in rows.values()):
+        raise UserError(f"{folder}: expected A (r, d_in) and B (d_out, r), in all layers alike; "
+                        f"found ranks {', '.join(sorted(map(str, ranks)))}")
+    if not all(w.isfinite().all() for part in rows.values() for w in part):
+        raise UserError(f"{folder}: holds numbers that are not finite; train or save it again")
+    rank = ranks.pop()
+    scale = alpha / (rank ** 0.5 if config.get("use_rslora") else rank)
+    return ({key[1:]: torch.stack(part) for key, part in rows.items() if key[0] == "A"},
+            {key[1:]: torch.stack(part) * scale for key, part in rows.items() if key[0] == "B"})

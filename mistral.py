@@ -18,8 +18,9 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 import lora as lora_ops
+from data.config import read_fields
 from data.download import default_model
-from data.files import UserError, read_json, read_safetensors, read_tokenizer
+from data.files import UserError, read_json, read_shards, read_tokenizer
 from lora import LoRA
 
 PLAIN_ATTENTION_UP_TO = 256      # key positions; see Attention.attend
@@ -52,66 +53,7 @@ class Config:
     @classmethod
     def from_json(cls, path: Path) -> "Config":
         """Read config.json, old style or new; UserError names what this decoder cannot honour."""
-        raw = read_json(path)
-        family = raw.get("model_type")
-        rope = raw.get("rope_parameters") or raw.get("rope_scaling") or {}
-        rope_type = rope.get("rope_type", rope.get("type", "default"))
-        refused = refusals(raw, rope_type)
-        if refused:
-            raise UserError(f"{path}: cannot honour {', '.join(refused)}; expected a Mistral, "
-                            "Llama or Gemma-2 model without biases, with plain or \"llama3\" RoPE")
-        try:
-            heads, width, layers = (raw[key] for key in ("num_attention_heads", "hidden_size",
-                                                         "num_hidden_layers"))
-            ends = raw.get("eos_token_id")
-            ends = ends if isinstance(ends, list) else [] if ends is None else [ends]
-            window = raw.get("sliding_window") if family != "llama" else None
-            types = raw.get("layer_types")             # else Mistral: all, Gemma-2: every other
-            windowed = tuple(i for i in range(layers) if window and (
-                types[i] == "sliding_attention" if types else i % 2 == 0 or family == "mistral"))
-            gemma = {key: raw[key] for key in ("query_pre_attn_scalar", "attn_logit_softcapping",
-                                               "final_logit_softcapping")} \
-                if family == "gemma2" else {}
-            return cls(
-                vocab_size=raw["vocab_size"], hidden_size=width,
-                intermediate_size=raw["intermediate_size"],
-                num_hidden_layers=layers, num_attention_heads=heads,
-                num_key_value_heads=raw.get("num_key_value_heads", heads),
-                head_dim=raw.get("head_dim") or width // heads,
-                rms_norm_eps=raw.get("rms_norm_eps", 1e-6),
-                rope_theta=rope.get("rope_theta", raw.get("rope_theta", 10000.0)),
-                sliding_window=window,
-                tie_word_embeddings=raw.get("tie_word_embeddings", bool(gemma)),
-                max_position_embeddings=raw.get("max_position_embeddings", 2048),
-                eos_token_id=tuple(ends),
-                name=raw.get("_name_or_path") or Path(path).parent.name,
-                windowed=windowed,
-                llama3={key: rope[key] for key in LLAMA3} if rope_type == "llama3" else None,
-                gemma=bool(gemma), **gemma)
-        except KeyError as error:
-            raise UserError(f"{path} lacks the field {error}") from None
-
-
-LLAMA3 = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
-# Fields that change what a model computes, and the values that this decoder takes them to have.
-USUAL = {"attention_bias": (False, None), "mlp_bias": (False, None), "pretraining_tp": (1, None),
-         "partial_rotary_factor": (1.0, 1, None), "use_bidirectional_attention": (False, None)}
-
-
-def refusals(raw: dict, rope_type: str) -> list[str]:
-    """"field=value" for everything in a config.json that this decoder would get wrong."""
-    family = raw.get("model_type")
-    if family not in ("mistral", "llama", "gemma2"):
-        return [f"model_type={family!r}"]
-    acts = ("gelu_pytorch_tanh",) if family == "gemma2" else ("silu",)
-    act = raw.get("hidden_activation") or raw.get("hidden_act") or acts[0]
-    refused = [f"{field}={raw[field]!r}" for field, usual in USUAL.items()
-               if raw.get(field) not in usual and field in raw]
-    if act not in acts:
-        refused.append(f"hidden_act={act!r}")
-    if rope_type not in ("default", "llama3"):
-        refused.append(f"rope_type={rope_type!r}")
-    return refused
+        return cls(**read_fields(path))
 
 
 class RMSNorm(nn.Module):
@@ -135,7 +77,7 @@ def frequencies_of(cfg: Config, device: torch.device) -> Tensor:
     c = cfg.head_dim
     frequencies = cfg.rope_theta ** (-torch.arange(0, c, 2, device=device).float() / c)
     if cfg.llama3:
-        frequencies = stretched(frequencies, *(cfg.llama3[key] for key in LLAMA3))
+        frequencies = stretched(frequencies, *cfg.llama3.values())
     return frequencies
 
 
@@ -312,17 +254,6 @@ class Mistral(nn.Module):
 
 # ---------------------------------------------------------------------------------- loading
 
-def read_weights(folder: Path) -> dict[str, Tensor]:
-    """All tensors of a Hugging Face folder, from one safetensors file or from its shards."""
-    index = folder / "model.safetensors.index.json"
-    if not index.exists():
-        return read_safetensors(folder / "model.safetensors")[0]
-    weights: dict[str, Tensor] = {}
-    for shard in sorted(set(read_json(index)["weight_map"].values())):
-        weights |= read_safetensors(folder / shard)[0]
-    return weights
-
-
 def read_config(path: str | Path | None = None) -> Config:
     """The config of a Hugging Face folder (None: of the default model, fetched when missing)."""
     return Config.from_json((Path(path) if path else default_model()) / "config.json")
@@ -333,14 +264,16 @@ def load_model(path: str | Path | None = None, dtype: torch.dtype = torch.bfloat
     """The model of a Hugging Face folder (None: the default model, fetched when missing).
 
     Weights already stored in `dtype` stay mapped to the file. Raises UserError for another
-    family, and for weights that are missing, left over, cut off or of the wrong shape.
+    family, and for weights that are missing, left over, cut off, not finite or of the wrong shape.
     """
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UserError("--device cuda: PyTorch finds no CUDA device; leave it out for the CPU")
     folder = Path(path) if path else default_model()
     if not folder.is_dir():
         raise UserError(f"{folder} is not a folder; expected a Hugging Face model folder "
                         "with config.json and model.safetensors")
     cfg = Config.from_json(folder / "config.json")
-    weights = read_weights(folder)
+    weights = {name: w for _, shard in read_shards(folder) for name, w in shard.items()}
     if cfg.tie_word_embeddings:
         weights.pop("lm_head.weight", None)                # some writers store the tied copy too
     weights = {k: w for k, w in weights.items() if not k.endswith("rotary_emb.inv_freq")}
@@ -352,13 +285,21 @@ def load_model(path: str | Path | None = None, dtype: torch.dtype = torch.bfloat
         if expected.get(name) != found.get(name):
             raise UserError(f"{folder}: {name} is {found.get(name, 'missing')}, "
                             f"config.json expects {expected.get(name, 'no such weight')}")
+        if not weights[name].sum(dtype=torch.float32).isfinite():   # a tenth of isfinite()'s time
+            raise UserError(f"{folder}: {name} holds numbers that are not finite; fetch it again")
     model.load_state_dict(weights, strict=True, assign=True)
     return model.to(device=device, dtype=dtype).requires_grad_(False).eval()
 
 
+def same_model(name: str | None, other: str | None) -> bool:
+    """Whether two names may mean one model: the same after the last "/", or not known."""
+    return not name or not other or name.split("/")[-1] == other.split("/")[-1]
+
+
 # ------------------------------------------------------------------------------ chat format
 
-# The token that ends an answer → what a prompt is made of, special tokens and texts; {} the message
+# The token that ends an answer → what a prompt is made of, <special> tokens and texts; {} is the
+# message.
 CHAT = {"<|im_end|>": ("<|im_start|>", "user\n{}", "<|im_end|>", "\n", "<|im_start|>",
                        "assistant\n"),                                               # SmolLM2
         "<|eot_id|>": ("<|begin_of_text|>", "<|start_header_id|>", "user", "<|end_header_id|>",
@@ -374,12 +315,21 @@ class Tokenizer:
 
     def __init__(self, path: Path):
         self.tokenizer = read_tokenizer(path)
+        self.tokenizer.no_truncation()                    # some were saved with what trained them
+        self.tokenizer.no_padding()
         self.tokenizer.encode_special_tokens = True       # "<|im_end|>" in a text is just text
         found = [end for end in CHAT if self.tokenizer.token_to_id(end) is not None]
         if not found:
             raise UserError(f"{path} knows none of {', '.join(CHAT)}, by one of which the families "
                             "here end an answer")
         self.end, self.chat = self.tokenizer.token_to_id(found[0]), CHAT[found[0]]
+        self.special = {part: self.tokenizer.token_to_id(part) for part in self.chat
+                        if part.startswith("<")}
+        odd = [part for part, token in self.special.items() if token is None]
+        odd += ["a plain-text [INST]"] * (self.tokenizer.token_to_id("[INST]") is not None)
+        if odd:                                           # Mistral v0.3 has [INST] as one token
+            raise UserError(f"{path} ends answers with {found[0]} but lacks {', '.join(odd)}; its "
+                            "chat format is not known here")
 
     def encode(self, text: str) -> list[int]:
         return self.tokenizer.encode(text, add_special_tokens=False).ids
@@ -388,12 +338,11 @@ class Tokenizer:
         return self.tokenizer.decode(ids, skip_special_tokens=True)
 
     def prompt(self, message: str) -> list[int]:
-        """The ids before the answer, as the model's own chat template makes them."""
-        ids = []
-        for part in self.chat:
-            special = self.tokenizer.token_to_id(part) if part.startswith("<") else None
-            ids += [special] if special is not None else self.encode(part.replace("{}", message))
-        return ids
+        """The ids before the answer: the model's chat template around one user message. SmolLM2's
+        would begin with a system message, which is left out here."""
+        parts = [[self.special[part]] if part in self.special else
+                 self.encode(part.replace("{}", message)) for part in self.chat]
+        return [token for ids in parts for token in ids]
 
     def answer(self, text: str) -> list[int]:
         """The ids to learn: the answer and the end token."""

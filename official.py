@@ -7,7 +7,6 @@ was trained) and hypermod.pt (a pickled dict of tensors, whose names are ours). 
 of the tensors. What their code does to the heads' output in its various trainings is always
 "times a number, plus a number" for every entry; so it becomes a T2L that emits z-scores.
 """
-import pickle
 import warnings
 from pathlib import Path
 
@@ -18,8 +17,21 @@ from data.files import UserError, load_strictly, read_json
 from t2l import T2L, Config
 
 BUFFERS = ("AB_offset", "mean_recon_target", "std_recon_target")
-# args.yaml may say these only: (key, the one value that this implementation knows)
-KNOWN = {"encoder_type": "linear", "use_one_hot_task_emb": False, "exp_setup": "hyper_lora"}
+# What args.yaml may say: keys with the one value that is known here, keys that are read, keys that
+# follow from the tensors, and keys about the training alone. Others are reported.
+KNOWN = {"encoder_type": "linear", "use_one_hot_task_emb": False, "use_inp_as_desc": False,
+         "exp_setup": "hyper_lora"}
+READ = {"training_task", "pred_z_score", "factorized", "delta_w_scaling", "model_dir", "emb_model",
+        "module_order"}
+FOLLOW = {"shared_AB_head", "autoreg_gen", "learnable_pos_emb", "learnable_AB_offset", "mt_lora_path",
+          "hypernet_latent_size", "head_in_size", "head_use_bias", "target_modules"}
+TRAINING = set("""additional_eval_descs also_val_on_train batch_size config debug ds_descriptions epochs
+    equally_weight_sample eval_ds_info grad_accum_steps inp_max_len keep_only_best
+    l2_reg_generated_w label_smoothing logging_freq lr max_grad_norm model_watch_freq
+    n_descs_per_ds n_embs_per_sampled_task n_points_per_task n_tasks_per_batch n_train_ds neftune_noise_alpha notes
+    run_name save_dir save_freq save_to_base_model_dir seed sft_mode skip_eval train_ds_names
+    use_default_desc use_hierarchical_sampler use_per_sample_desc use_per_task_emb val_batch_size
+    val_freq warmup_frac weight_decay""".split())
 
 
 def load_official(folder: Path, module_order: tuple[str, ...] | None = None) -> T2L:
@@ -34,11 +46,14 @@ def load_official(folder: Path, module_order: tuple[str, ...] | None = None) -> 
     if odd:
         raise UserError(f"{folder}/args.yaml: cannot honour {', '.join(odd)}")
     state = read_pickled_tensors(folder / "hypermod.pt")
+    if unknown := sorted(args.keys() - KNOWN.keys() - READ - FOLLOW - TRAINING):
+        warnings.warn(f"{folder}/args.yaml: keys that are not known here: {', '.join(unknown)}")
     order = module_order or args.get("module_order")
     if not order:
         order = list(dict.fromkeys(key.split(".")[1] for key in state if key.startswith("heads.")))
         warnings.warn(f"{folder} does not say which module came first in training; guessed from "
-                      f"the order of its heads: {', '.join(order)} (module_order takes another)")
+                      f"the order of its heads: {', '.join(order)}; say it in args.yaml as "
+                      "module_order, or with --module-order")
     try:
         cfg = sizes(state, args, adapter, tuple(order))
         emitted = what_heads_emit(state, args, cfg)
@@ -73,11 +88,11 @@ def what_heads_emit(state: dict[str, Tensor], args: dict, cfg: Config) -> dict[s
         for m in cfg.modules:
             offset = state[f"AB_offset.{side}.{m}"].float()
             mean, std = offset, torch.ones_like(offset)
-            if recon and args["pred_z_score"]:
+            if recon and args.get("pred_z_score", True):         # the defaults are the authors'
                 mean = offset + state[f"mean_recon_target.{side}.{m}"]
                 std = state[f"std_recon_target.{side}.{m}"].float() + 1e-10
-            elif recon and not args["factorized"]:
-                std = std / args["delta_w_scaling"] ** 0.5
+            elif recon and not args.get("factorized", False):
+                std = std / args.get("delta_w_scaling", 10_000) ** 0.5
             found[f"mean_recon_target.{side}.{m}"] = mean
             found[f"std_recon_target.{side}.{m}"] = std
     return found
@@ -89,7 +104,7 @@ def read_pickled_tensors(path: Path) -> dict[str, Tensor]:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise UserError(f"{path} does not exist") from None
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+    except Exception as error:          # whatever a file that is broken makes the unpickler say
         said = str(error).splitlines()[0][:150] if str(error) else "cut off"
         raise UserError(f"{path} is not a pickled dict of tensors ({said})") from None
     if not isinstance(state, dict) or not all(isinstance(w, Tensor) for w in state.values()):
@@ -103,13 +118,16 @@ def read_flat_yaml(path: Path) -> dict:
         lines = path.read_text(encoding="utf-8").splitlines()
     except FileNotFoundError:
         raise UserError(f"{path} does not exist") from None
+    except ValueError:
+        raise UserError(f"{path} is not a text file in UTF-8") from None
     values, key = {}, ""
     for line in lines:
         if line.strip().startswith("- "):
             values[key] = [*(values.get(key) or []), scalar(line.strip()[2:])]
         elif ":" in line and not line.startswith((" ", "#")):
             key, text = line.split(":", 1)
-            values[key] = scalar(text.strip())
+            values[key] = [scalar(part.strip()) for part in text.strip(" []").split(",")] \
+                if text.strip().startswith("[") else scalar(text.strip())
     return values
 
 

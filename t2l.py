@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 import lora as lora_ops
 import mistral
+from data.download import default_model
 from data.files import (Parser, UserError, load_strictly, read_json, read_safetensors, run,
                         write_json, written_beside)
 from encoder import DEFAULT_ENCODER, Encoder, OneHot, load_encoder
@@ -338,9 +339,17 @@ def checked(description: str, encoder: Encoder) -> str:
     return text
 
 
-def print_answers(args: argparse.Namespace, lora: LoRA) -> None:
+def check_model(t2l: T2L, cfg: mistral.Config) -> None:
+    """Warn where a T2L's adapters are for another model, though perhaps of the same sizes."""
+    if not mistral.same_model(t2l.cfg.base_model, cfg.name):
+        print(f"warning: this T2L makes adapters for {t2l.cfg.base_model}, not for {cfg.name}; "
+              "expect nonsense unless one is a copy of the other", file=sys.stderr)
+
+
+def print_answers(args: argparse.Namespace, t2l: T2L, lora: LoRA) -> None:
     """Every --prompt's answer without and with the adapter, side by side."""
     model = mistral.load_model(args.model, getattr(torch, args.dtype), args.device)
+    check_model(t2l, model.cfg)
     tokenizer = mistral.load_tokenizer(args.model)
     base = mistral.generate(model, tokenizer, args.prompt)
     adapted = mistral.generate(model, tokenizer, args.prompt, lora)
@@ -357,15 +366,13 @@ def main() -> None:
     add("--prompt", action="append", default=[],
         help="an input to answer with and without the adapter; may be repeated")
     parser.folder("--out", "write the adapter as a PEFT folder", "it is not kept")
+    parser.folder("--merged", "write the whole model with the adapter merged in", "it is not")
     parser.folder("--ckpt", "a trained T2L folder", "the committed one for SmolLM2-135M-Instruct")
-    parser.folder("--model", "a Hugging Face folder", "SmolLM2-135M-Instruct")
-    parser.folder("--encoder", "a Hugging Face encoder folder, or base: the language model",
-                  "the checkpoint's")
-    add("--device", choices=["cpu", "cuda"], default="cpu", help="where the language model runs")
-    add("--dtype", choices=["bfloat16", "float32"], default="bfloat16",
-        help="the language model's precision")
+    add("--module-order", nargs=2, choices=lora_ops.TARGETS, default=None,
+        help="the authors' checkpoints: which module came first in training%(default).0s")
+    parser.models(encoder="the checkpoint's")
     args = parser.parse_args()
-    t2l = load_t2l(args.ckpt)
+    t2l = load_t2l(args.ckpt, args.module_order)
     encoder = load_encoder(args.encoder, args.model) if args.encoder else \
         encoder_of(t2l.cfg, args.model)
     description = args.description if t2l.cfg.tasks else checked(args.description, encoder)
@@ -374,14 +381,17 @@ def main() -> None:
     lora_A, lora_B = generate_lora(t2l, description, encoder)
     seconds = time.perf_counter() - start
     if args.prompt:
-        print_answers(args, (lora_A, lora_B))
+        print_answers(args, t2l, (lora_A, lora_B))
     if args.out:
         lora_ops.save_peft(args.out, lora_A, lora_B, base_model=t2l.cfg.base_model,
                            description=description, encoder=encoder.name,
                            hypernetwork=fingerprint(t2l))
+    if args.merged:
+        check_model(t2l, mistral.read_config(args.model))
+        lora_ops.merge_folder(args.model or default_model(), (lora_A, lora_B), args.merged)
     size = sum(w.numel() for side in (lora_A, lora_B) for w in side.values())
     print(f"adapter: {size:,} numbers in {seconds:.3f} s"
-          + (f", written to {args.out}" if args.out else ""))
+          + "".join(f", written to {folder}" for folder in (args.out, args.merged) if folder))
 
 
 if __name__ == "__main__":

@@ -303,9 +303,7 @@ def flags() -> Parser:
         add(flag, type=kind, default=None, help=f"{text} (default: {said})%(default).0s")
 
     add("--mode", choices=list(STEPS), required=True, help="what to train")
-    parser.folder("--model", "a Hugging Face folder", "SmolLM2-135M-Instruct")
-    parser.folder("--encoder", "a Hugging Face encoder folder, or base: the language model",
-                  "all-MiniLM-L6-v2")
+    parser.models(encoder="all-MiniLM-L6-v2")
     parser.folder("--tasks", "task files", "data/tasks")
     parser.folder("--out", "the run's folder", "out/MODE")
     parser.folder("--loras", "recon: the library, a folder of PEFT folders named as tasks", "none")
@@ -338,9 +336,6 @@ def flags() -> Parser:
     add("--recompute", action="store_true",
         help="keep only the layers' inputs and compute them again in the backward pass: a third "
         "slower, a fraction of the memory")
-    add("--device", choices=["cpu", "cuda"], default="cpu", help="where everything runs")
-    add("--dtype", choices=["bfloat16", "float32"], default="bfloat16",
-        help="the language model's precision; what is trained is float32")
     return parser
 
 

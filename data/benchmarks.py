@@ -9,11 +9,14 @@ checkpoints were trained with theirs. Model-written code runs in a process that 
 and memory, and only where the caller allows it. Sources and licences are in the README.
 """
 import json
+import os
 import re
+import signal
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -88,21 +91,29 @@ def load_benchmark(path: str | Path, prompts: str | Path | None = None) -> list[
     if name not in READERS:
         raise UserError(f"{path}: no benchmark of that name; expected {', '.join(READERS)}, each "
                         "as NAME.jsonl")
-    template = (read_json(prompts) if prompts else {}).get(name, PROMPTS[name])
-    questions = []
+    given = read_json(prompts) if prompts else {}
+    if odd := sorted(given.keys() - PROMPTS.keys()):
+        raise UserError(f"{prompts}: no benchmark {', '.join(odd)}; expected {', '.join(PROMPTS)}")
+    template, questions = given.get(name, PROMPTS[name]), []
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").split("\n")   # splitlines() has others beside "\n"
     except FileNotFoundError:
         raise UserError(f"{path} does not exist") from None
+    except ValueError:
+        raise UserError(f"{path} is not a text file in UTF-8") from None
     for i, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
         try:
             fields = READERS[name](json.loads(line))
             prompt = re.sub(r"\{(\w+)\}", lambda m: fields[m[1]], template)
-        except (KeyError, IndexError, TypeError, ValueError) as error:
+        except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
             raise UserError(f"{path}, line {i}: not in the layout of {name}, or a prompt that asks "
                             f"for more ({type(error).__name__} {error})") from None
         questions.append(Question(name, prompt, fields["gold"], fields.get("texts", ()),
                                   fields.get("head", "")))
+    if not questions:
+        raise UserError(f"{path} holds no question")
     return questions
 
 
@@ -176,12 +187,17 @@ def passes(question: Question, answer: str, seconds: int = 10, megabytes: int = 
     script = f"{limits}{code}\n\n{question.gold}\nprint()\nprint({end!r})\n"
     # Output goes into a file, which has its limit; through a pipe it would fill our own memory.
     with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile() as out:
+        child = subprocess.Popen([sys.executable, "-I", "-c", script], cwd=folder, env={},
+                                 stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.DEVNULL,
+                                 start_new_session=True)
         try:
-            done = subprocess.run([sys.executable, "-I", "-c", script], cwd=folder, env={},
-                                  stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.DEVNULL,
-                                  timeout=2 * seconds, start_new_session=True)
+            child.wait(2 * seconds)
         except subprocess.TimeoutExpired:
             return False
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(child.pid, signal.SIGKILL)     # and what it may have started
+            child.wait()
         out.seek(0)
         lines = out.read().decode(errors="replace").splitlines()
-    return done.returncode == 0 and bool(lines) and lines[-1] == end
+    return child.returncode == 0 and bool(lines) and lines[-1] == end

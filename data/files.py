@@ -29,6 +29,16 @@ class Parser(argparse.ArgumentParser):
         self.add_argument(flag, metavar="DIR", default=None,
                           help=f"{text} (default: {default})%(default).0s")
 
+    def models(self, encoder: str) -> None:
+        """Which two models, where and how precisely; `encoder` says what is used unless given."""
+        self.folder("--model", "a Hugging Face folder", "SmolLM2-135M-Instruct")
+        self.folder("--encoder", "a Hugging Face encoder folder, or base: the language model",
+                    encoder)
+        self.add_argument("--device", choices=["cpu", "cuda"], default="cpu",
+                          help="where the language model runs and training happens")
+        self.add_argument("--dtype", choices=["bfloat16", "float32"], default="bfloat16",
+                          help="the language model's precision; what is trained is float32")
+
     def error(self, message: str):
         raise UserError(f"{message}; see --help")
 
@@ -94,6 +104,28 @@ def read_tokenizer(path: str | Path) -> tokenizers.Tokenizer:
         return tokenizers.Tokenizer.from_file(str(path))
     except Exception as error:                      # the library raises nothing more precise
         raise UserError(f"{path} is not a readable tokenizer.json ({error})") from None
+
+
+def read_shards(folder: Path) -> Iterator[tuple[str, dict]]:
+    """(file name, its tensors) of a Hugging Face folder: one file, or the shards its index names.
+
+    Raises UserError where the index is odd or a shard holds other tensors than it says.
+    """
+    index = folder / "model.safetensors.index.json"
+    if not index.exists():
+        yield "model.safetensors", read_safetensors(folder / "model.safetensors")[0]
+        return
+    shard_of = read_json(index).get("weight_map")
+    if not isinstance(shard_of, dict) or not shard_of or \
+            any(Path(str(name)).name != name for name in shard_of.values()):
+        raise UserError(f"{index}: expected a weight_map, from tensors to the files beside it")
+    for shard in sorted(set(shard_of.values())):
+        tensors, _ = read_safetensors(folder / shard)
+        for name in sorted(tensors.keys() ^ {k for k, file in shard_of.items() if file == shard}):
+            raise UserError(f"{folder / shard} {'holds' if name in tensors else 'lacks'} {name}, "
+                            f"but {index.name} puts it in {shard_of.get(name, 'no file')}; fetch "
+                            "both again")
+        yield shard, tensors
 
 
 def write_json(path: str | Path, value: dict) -> None:

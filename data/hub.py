@@ -4,10 +4,10 @@
     HF_TOKEN=hf_… python data/download.py --model gemma-2-2b
     python data/download.py --benchmarks --sni
 
-Every file of a model is compared with the size and the checksum that Hugging Face states for it,
-and is not used before they agree; what was cut off goes on where it stopped. For the benchmarks
-their publishers state no checksums; the number of questions is known and must come out. All lands
-in the cache folder; $HF_ENDPOINT names another server.
+No file is used before its size and checksum agree: a model's with those that Hugging Face states, a
+benchmark's with those below (as tensorflow-datasets and others recorded them when it was published;
+what an address serves can change). What was cut off goes on where it stopped. All lands in the
+cache folder; $HF_ENDPOINT names another server.
 """
 import gzip
 import hashlib
@@ -93,13 +93,17 @@ def opened(url: str, start: int = 0):
         raise
 
 
-def fetch_file(url: str, path: Path, size: int, digest: str) -> None:
-    """`url` → `path`, of `size` bytes whose sha256 (64 digits) or git blob sha1 (40) is `digest`.
+def fetch_file(url: str, path: Path, size: int | None, digest: str) -> None:
+    """`url` → `path`, of `size` bytes (None: as many as the server says) whose sha256 (64 digits) or
+    git blob sha1 (40) is `digest`.
 
     The bytes so far are in path.part; an interrupted download goes on from there.
     """
     part = Path(f"{path}.part")
     path.parent.mkdir(parents=True, exist_ok=True)
+    if size is None:
+        with opened(url) as answer:
+            size = int(answer.headers["Content-Length"])
     for attempt in range(TRIES):
         have = part.stat().st_size if part.exists() else 0
         if have >= size:
@@ -117,8 +121,8 @@ def fetch_file(url: str, path: Path, size: int, digest: str) -> None:
                         "go on from there")
     if have > size or checksum(part, size, digest) != digest:
         part.unlink()
-        raise UserError(f"{url}: not the {size:,} bytes with checksum {digest[:12]} that the hub "
-                        "states; it was deleted, run the command again")
+        raise UserError(f"{url}: not {size:,} bytes with the checksum {digest[:12]}…; it was deleted. "
+                        "Run the command again; if that does not help, it has changed there")
     part.replace(path)
 
 
@@ -172,7 +176,9 @@ def fetch_model(name: str, cache: Path) -> Path:
     except TROUBLE as error:
         raise UserError(f"{hub} could not be asked for the files of {model.repository}: "
                         f"{error}") from None
-    scratch = cache / f"{folder.name}.part"
+    scratch = cache / f"{folder.name}.{listing['sha'][:12]}.part"
+    for other in set(cache.glob(f"{folder.name}.*.part")) - {scratch}:
+        shutil.rmtree(other)                            # begun when the hub had another version
     for path, size, digest in files:
         if (scratch / path).exists():                   # of an earlier, interrupted run
             continue
@@ -186,45 +192,53 @@ def fetch_model(name: str, cache: Path) -> Path:
 
 @dataclass(frozen=True)
 class Source:
-    """Where a benchmark is published, the file in its archive, and how many questions it has."""
+    """Where a benchmark is published, the file in its archive, how many questions it has."""
     url: str
     member: str
     questions: int
     licence: str
+    sha256: str
 
 
 AI2, MOSAIC = "https://ai2-public-datasets.s3.amazonaws.com", \
     "https://storage.googleapis.com/ai2-mosaic/public"
 GITHUB = "https://raw.githubusercontent.com"
 ARC = f"{AI2}/arc/ARC-V1-Feb2018.zip"
+ARC_SHA = "6d2d5ab50b2ceec6ba5f79c921be77cf2de712ea25a2b3f4fff3acc101cecfa0"
 SOURCES = {
-    "arc_challenge": Source(ARC, "ARC-Challenge-Test.jsonl", 1172, "CC BY-SA 4.0"),
-    "arc_easy": Source(ARC, "ARC-Easy-Test.jsonl", 2376, "CC BY-SA 4.0"),
-    "boolq": Source("https://storage.googleapis.com/boolq/dev.jsonl", "", 3270, "CC BY-SA 3.0"),
+    "arc_challenge": Source(ARC, "ARC-Challenge-Test.jsonl", 1172, "CC BY-SA 4.0", ARC_SHA),
+    "arc_easy": Source(ARC, "ARC-Easy-Test.jsonl", 2376, "CC BY-SA 4.0", ARC_SHA),
+    "boolq": Source("https://storage.googleapis.com/boolq/dev.jsonl", "", 3270, "CC BY-SA 3.0",
+                    "ebc29ea3808c5c611672384b3de56e83349fe38fc1fe876fd29b674d81d0a80a"),
     "gsm8k": Source(f"{GITHUB}/openai/grade-school-math/master/grade_school_math/data/test.jsonl",
-                    "", 1319, "MIT"),
+                    "", 1319, "MIT",
+                    "3730d312f6e3440559ace48831e51066acaca737f6eabec99bccb9e4b3c39d14"),
     "hellaswag": Source(f"{GITHUB}/rowanz/hellaswag/master/data/hellaswag_val.jsonl", "", 10042,
-                        "MIT"),
+                        "MIT", "0aa3b88843990f3f10a97b9575c94d7b71fb2205240ba04ae4884d9e9c992588"),
     "humaneval": Source(f"{GITHUB}/openai/human-eval/master/data/HumanEval.jsonl.gz", "", 164,
-                        "MIT"),
+                        "MIT", "b796127e635a67f93fb35c04f4cb03cf06f38c8072ee7cee8833d7bee06979ef"),
     "mbpp": Source(f"{GITHUB}/google-research/google-research/master/mbpp/mbpp.jsonl", "", 500,
-                   "CC BY 4.0"),
+                   "CC BY 4.0", "ccf64ceae9c5403bf50a044cb6d505bfd2a2963ee58338ba268fd65beab92a9f"),
     "openbookqa": Source(f"{AI2}/open-book-qa/OpenBookQA-V1-Sep2018.zip", "Main/test.jsonl", 500,
-                         "Apache-2.0"),
-    "piqa": Source(f"{MOSAIC}/physicaliqa/physicaliqa-train-dev.zip", "dev.jsonl", 1838, "AFL-3.0"),
-    "winogrande": Source(f"{MOSAIC}/winogrande/winogrande_1.1.zip", "/dev.jsonl", 1267, "CC BY")}
+                         "Apache-2.0",
+                         "82368cf05df2e3b309c17d162e10b888b4d768fad6e171e0a041954c8553be46"),
+    "piqa": Source(f"{MOSAIC}/physicaliqa/physicaliqa-train-dev.zip", "dev.jsonl", 1838, "AFL-3.0",
+                   "54d32a04f59a7e354396f321723c8d7ec35cc6b08506563d8d1ffcc15ce98ddd"),
+    "winogrande": Source(f"{MOSAIC}/winogrande/winogrande_1.1.zip", "/dev.jsonl", 1267, "CC BY 2.0",
+                         "3619ab104d8be2977b25c90ff420cb42d491707dcc75362a1e5d22bc082b7318")}
 
 
 def fetch_benchmarks(folder: Path, sources: dict[str, Source] = SOURCES) -> Path:
     """Each benchmark as `folder`/<name>.jsonl; those that are there already are left alone."""
-    folder.mkdir(parents=True, exist_ok=True)
     for name, source in sources.items():
         if (folder / f"{name}.jsonl").exists():
             continue
         print(f"fetching {name} ({source.licence}) from {source.url}", file=sys.stderr)
+        packed = folder / "published" / source.url.split("/")[-1]
         try:
-            with opened(source.url) as answer:
-                rows = read_rows(name, source, answer.read())
+            if not packed.exists():                     # two benchmarks come in one archive
+                fetch_file(source.url, packed, None, source.sha256)
+            rows = read_rows(name, source, packed.read_bytes())
         except (*TROUBLE, zipfile.BadZipFile, EOFError, zlib.error, StopIteration) as error:
             raise UserError(f"{source.url}: {error}; run the command again") from None
         if len(rows) != source.questions:
@@ -233,6 +247,7 @@ def fetch_benchmarks(folder: Path, sources: dict[str, Source] = SOURCES) -> Path
         part = folder / f"{name}.jsonl.part"
         part.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
         part.replace(folder / f"{name}.jsonl")
+    shutil.rmtree(folder / "published", ignore_errors=True)
     return folder
 
 
@@ -250,7 +265,7 @@ def read_rows(name: str, source: Source, data: bytes) -> list[dict]:
             if name == "piqa":
                 found = next(m for m in archive.namelist() if m.endswith("dev-labels.lst"))
                 labels = archive.read(found).decode().split()
-    rows = [json.loads(line) for line in data.decode("utf-8").splitlines() if line.strip()]
+    rows = [json.loads(line) for line in data.decode("utf-8").split("\n") if line.strip()]
     if name == "mbpp":
         rows = [row for row in rows if 11 <= row["task_id"] <= 510]
     return [row | {"label": int(label)} for row, label in zip(rows, labels)] if labels else rows

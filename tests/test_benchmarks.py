@@ -89,6 +89,9 @@ def test_other_prompts(tmp_path):
     (tmp_path / "gsm8k.jsonl").write_text(json.dumps(ROWS["gsm8k"][0]))
     with pytest.raises(UserError, match="line 1: .* a prompt that asks for more .*'curly'"):
         load_benchmark(tmp_path / "gsm8k.jsonl", tmp_path / "prompts.json")
+    (tmp_path / "prompts.json").write_text('{"gsm9k": "Q: {question}"}')
+    with pytest.raises(UserError, match="no benchmark gsm9k"):
+        load_benchmark(tmp_path / "gsm8k.jsonl", tmp_path / "prompts.json")
     (tmp_path / "prompts.json").write_text('{"gsm8k": "Q: {question}"}')
     asked = load_benchmark(tmp_path / "gsm8k.jsonl", tmp_path / "prompts.json")[0]
     assert asked.prompt == "Q: 6 times 7 hundred?"
@@ -109,11 +112,12 @@ def test_code_runs_only_if_allowed_and_within_its_limits(tmp_path):
     assert passes(asked, "import os\nassert os.listdir() == []\ndef add(a, b): return a + b")
 
 
-@pytest.mark.parametrize("text, said", [("{}", "line 1: not in the layout of piqa"),
-                                        ("nonsense", "line 1"), (None, "does not exist")])
+@pytest.mark.parametrize("text, said", [
+    ("{}", "line 1: not in the layout of piqa"), ("nonsense", "line 1"), (None, "does not exist"),
+    ("[]", "line 1"), ("\n\n", "holds no question"), (b"\xff\xfe", "not a text file in UTF-8")])
 def test_files_that_are_odd(text, said, tmp_path):
     if text is not None:
-        (tmp_path / "piqa.jsonl").write_text(text)
+        (tmp_path / "piqa.jsonl").write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(UserError, match=said):
         load_benchmark(tmp_path / "piqa.jsonl")
     with pytest.raises(UserError, match="no benchmark of that name"):

@@ -154,12 +154,19 @@ def test_published_sizes_of_gte_large():
 
 @pytest.mark.parametrize("changes, said", [
     ({"rope_scaling": {"type": "yarn", "factor": 2.0}}, "yarn"), ({"hidden_act": "silu"}, "silu"),
-    ({"pack_qkv": False}, "pack_qkv=False"), ({"logn_attention_scale": True}, "logn_attention"),
+    ({"rope_scaling": {"type": "ntk"}}, "rope_scaling"), ({"pack_qkv": False}, "pack_qkv=False"), ({"logn_attention_scale": True}, "logn_attention"),
     ({"layer_norm_type": "rms_norm"}, "rms_norm")])
 def test_an_encoder_that_cannot_be_honoured(changes, said, tmp_path):
     gte_folder(tmp_path, **changes)
     with pytest.raises(UserError, match=said):
         encoder_ops.load_encoder(tmp_path)
+
+
+def test_without_a_file_that_says_so_gte_pools_by_its_first_token(tmp_path):
+    gte_folder(tmp_path)
+    said = encoder_ops.load_encoder(tmp_path).embed(["a b c"])
+    shutil.rmtree(tmp_path / "1_Pooling")
+    assert torch.equal(encoder_ops.load_encoder(tmp_path).embed(["a b c"]), said)
 
 
 def test_a_pooling_that_is_neither_mean_nor_cls(tmp_path):

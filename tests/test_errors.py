@@ -164,6 +164,14 @@ def broken_model(tmp_path, kind: str):
         save_file(weights | {"model.extra": torch.zeros(2)}, file)
     elif kind == "wrong shape":
         save_file(weights | {name: torch.zeros(3, 4)}, file)
+    elif kind == "NaN":
+        weights[name][2, 3] = torch.nan
+        save_file(weights, file)
+    elif kind.startswith("index"):
+        said = {"index empty": {}, "index outside": {name: "../model.safetensors"},
+                "index short": {k: file.name for k in weights if k != name},
+                "index long": {k: file.name for k in [*weights, "model.extra"]}}[kind]
+        (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": said}))
     (folder / "config.json").write_text("{" if config is None else json.dumps(config))
     return folder
 
@@ -174,10 +182,48 @@ def broken_model(tmp_path, kind: str):
     ("another family", "model_type='gpt2'"), ("biases", "attention_bias=True"),
     ("scaled rope", "rope_type='yarn'"), ("field missing", "intermediate_size"),
     ("config not json", "not readable as JSON"), ("tensor missing", "up_proj.weight is missing"),
-    ("tensor extra", "model.extra"), ("wrong shape", r"up_proj.weight is \(3, 4\)")])
+    ("tensor extra", "model.extra"), ("wrong shape", r"up_proj.weight is \(3, 4\)"),
+    ("NaN", "up_proj.weight holds numbers that are not finite"),
+    ("index empty", "expected a weight_map"), ("index outside", "expected a weight_map"),
+    ("index short", "holds model.layers.1.mlp.up_proj.weight, but .* puts it in no file"),
+    ("index long", "lacks model.extra, but .* puts it in model.safetensors")])
 def test_broken_model_folders(kind, said, tmp_path):
     with pytest.raises(UserError, match=said):
         mistral.load_model(broken_model(tmp_path, kind))
+
+
+@pytest.mark.parametrize("family, changes, said", [
+    ("llama", {"quantization_config": {"bits": 4}}, "quantization_config={'bits': 4}"),
+    ("llama", {"num_hidden_layers": "three"}, "expected sizes, .* num_hidden_layers='three'"),
+    ("llama", {"num_attention_heads": 0}, "expected sizes, .* num_attention_heads=0"),
+    ("llama", {"num_key_value_heads": 5}, "found 5 heads of keys"),
+    ("llama", {"rope_parameters": {"full_attention": {"rope_theta": 1.0}}}, "rope_parameters="),
+    ("llama3", {"rope_parameters": {"rope_type": "llama3", "factor": 2}}, "low_freq_factor"),
+    ("mistral", {"hidden_act": "gelu"}, "hidden_act='gelu'"),
+    ("gemma2", {"layer_types": ["chunked_attention"] * 3}, "layer_types"),
+    ("gemma2", {"layer_types": ["full_attention"]}, "layer_types")])
+def test_configs_that_cannot_be_honoured(family, changes, said, tmp_path):
+    config = json.loads((GOLDEN / family / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | changes))
+    with pytest.raises(UserError, match=said):
+        mistral.read_config(tmp_path)
+
+
+def test_what_a_config_does_not_say_and_what_is_not_known(tmp_path, capsys):
+    """Absent fields mean what they mean to Hugging Face's classes; new ones are named aloud."""
+    config = {"model_type": "mistral", "vocab_size": 9, "hidden_size": 64, "intermediate_size": 9,
+              "num_hidden_layers": 2, "num_attention_heads": 8, "rope_theta": 7.0}
+    (tmp_path / "config.json").write_text(json.dumps(config | {"mystery": 1, "use_cache": True}))
+    cfg = mistral.read_config(tmp_path)
+    assert "not known here: mystery\n" in capsys.readouterr().err
+    assert (cfg.sliding_window, cfg.windowed, cfg.num_key_value_heads) == (4096, (0, 1), 8)
+    (tmp_path / "config.json").write_text(json.dumps(config | {"model_type": "llama"}))
+    cfg = mistral.read_config(tmp_path)
+    assert (cfg.sliding_window, cfg.windowed, cfg.max_position_embeddings) == (None, (), 2048)
+    (tmp_path / "config.json").write_text(json.dumps(config | {"model_type": "gemma2"}))
+    cfg = mistral.read_config(tmp_path)
+    assert (cfg.head_dim, cfg.windowed, cfg.final_logit_softcapping) == (256, (0,), 30.0)
+    assert capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize("changes, said", [
@@ -245,6 +291,12 @@ def test_checkpoints_that_do_not_belong(tiny_t2l, tmp_path):
         t2l_ops.load_t2l(tmp_path / "nowhere")
     with pytest.raises(UserError, match="no \"t2l\" section"):
         t2l_ops.load_t2l(GOLDEN / "llama")
+
+
+def test_a_cuda_that_is_not_there(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(UserError, match="--device cuda: PyTorch finds no CUDA device"):
+        mistral.load_model(GOLDEN / "llama", device="cuda")
 
 
 def test_adapters_that_do_not_fit(tmp_path):

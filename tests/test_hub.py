@@ -5,8 +5,10 @@ import io
 import json
 import os
 import random
+import subprocess
 import threading
 import zipfile
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -128,8 +130,8 @@ def test_a_folder_arrives_whole(mood, server, tmp_path):
 
 @pytest.mark.parametrize("mood, said", [
     ("401", "accept the licence .* HF_TOKEN"), ("403", "accept the licence"),
-    ("404", "does not exist"), ("one byte wrong", "not the 300,000 bytes with checksum"),
-    ("too long", "not the 300,000 bytes"), ("too short", "broke off at 299,995 of 300,000")])
+    ("404", "does not exist"), ("one byte wrong", "not 300,000 bytes with the checksum"),
+    ("too long", "not 300,000 bytes"), ("too short", "broke off at 299,995 of 300,000")])
 def test_what_is_not_as_the_hub_states_is_not_used(mood, said, server, tmp_path):
     server.mood = mood
     with pytest.raises(UserError, match=said):
@@ -140,16 +142,20 @@ def test_what_is_not_as_the_hub_states_is_not_used(mood, said, server, tmp_path)
 
 
 def test_a_download_goes_on_where_an_earlier_run_stopped(server, tmp_path):
-    scratch = tmp_path / "gte-large-en-v1.5.part"
+    scratch, old = (tmp_path / f"gte-large-en-v1.5.{sha}.part" for sha in ("abc", "older"))
     scratch.mkdir()
+    old.mkdir()                                         # of another version: not to be mixed in
+    (old / "config.json").write_text("old")
     (scratch / "model.safetensors.part").write_bytes(CONTENT["model.safetensors"][:123_456])
     hub.fetch_model("gte-large", tmp_path)
     assert [row[1] for row in asked_for_weights(server)] == ["bytes=123456-"]
+    assert files(tmp_path) >= {"gte-large-en-v1.5/config.json"} and not old.exists()
 
 
 def source(url: str, questions: int, member: str = "") -> hub.Source:
     elsewhere = os.environ["HF_ENDPOINT"].replace("127.0.0.1", "localhost")
-    return hub.Source(f"{elsewhere}/packed/{url}", member, questions, "MIT")
+    digest = hashlib.sha256(PACKED[url]).hexdigest()
+    return hub.Source(f"{elsewhere}/packed/{url}", member, questions, "MIT", digest)
 
 
 def test_benchmarks_arrive_unpacked_and_with_their_labels(server, tmp_path):
@@ -158,7 +164,7 @@ def test_benchmarks_arrive_unpacked_and_with_their_labels(server, tmp_path):
         "mbpp": source("plain.jsonl", 1), "piqa": source("many.zip", 2, "dev.jsonl")})
     assert all(row[2] is None for row in server.asked)                  # no token for publishers
     rows = {p.stem: [json.loads(line) for line in p.read_text().splitlines()]
-            for p in tmp_path.iterdir()}
+            for p in tmp_path.iterdir()}                                # and the archives are gone
     both = [{"task_id": 10}, {"task_id": 11}]
     assert rows == {"gsm8k": both, "humaneval": both, "mbpp": both[1:],
                     "piqa": [both[0] | {"label": 1}, both[1] | {"label": 0}]}
@@ -168,8 +174,31 @@ def test_benchmarks_that_are_not_what_was_published(server, tmp_path):
     for url, said in (("plain.jsonl", "2 questions, expected 7"), ("bad.zip", "not a zip file")):
         with pytest.raises(UserError, match=said):
             hub.fetch_benchmarks(tmp_path, {"piqa": source(url, 7, "dev.jsonl")})
-    assert not list(tmp_path.iterdir())
+    changed = replace(source("plain.jsonl", 2), sha256="0" * 64)
+    with pytest.raises(UserError, match="not 32 bytes with the checksum 000000000000"):
+        hub.fetch_benchmarks(tmp_path / "new", {"gsm8k": changed})
+    assert not list(tmp_path.glob("*.jsonl")) and files(tmp_path / "new") == set()
     assert set(hub.SOURCES) == set(READERS)
+
+
+def test_natural_instructions_are_cloned_once(monkeypatch, tmp_path):
+    """Git itself, from a repository on this machine."""
+    origin = tmp_path / "origin"
+    (origin / "tasks").mkdir(parents=True)
+    (origin / "tasks" / "task001_x.json").write_text("{}")
+    for command in (["init", "-q"], ["add", "."], ["-c", "user.name=a", "-c", "user.email=a@b",
+                                                   "commit", "-qm", "x"]):
+        subprocess.run(["git", *command], cwd=origin, check=True)
+    monkeypatch.setattr(hub, "SNI", f"file://{origin}")
+    tasks = hub.fetch_sni(tmp_path / "clone")
+    assert [path.name for path in tasks.iterdir()] == ["task001_x.json"]
+    monkeypatch.setattr(hub, "SNI", f"file://{tmp_path / 'nowhere'}")
+    assert hub.fetch_sni(tmp_path / "clone") == tasks                   # there already
+    with pytest.raises(UserError, match="git could not clone file://.*nowhere"):
+        hub.fetch_sni(tmp_path / "another")
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(UserError, match="git is needed"):
+        hub.fetch_sni(tmp_path / "another")
 
 
 def test_no_network_and_no_such_model(monkeypatch, tmp_path):

@@ -109,9 +109,32 @@ def test_adapters_made_by_others(tmp_path):
     foreign(tmp_path / "gap", **{last.format("B"): None})
     with pytest.raises(UserError, match="for every layer, found gaps"):
         lora_ops.load_peft(tmp_path / "gap")
-    foreign(tmp_path / "dora", config={"use_dora": True})
-    with pytest.raises(UserError, match="use_dora"):
-        lora_ops.load_peft(tmp_path / "dora")
+
+
+LAST = "base_model.model.model.layers.1.self_attn.q_proj.lora_{}.weight"
+TOWER = {f"base_model.model.vision_tower.layers.{i}.self_attn.{m}.lora_{side}.weight":
+         torch.zeros(16, 16) for i in range(2) for m in ("q_proj", "v_proj") for side in "AB"}
+
+
+@pytest.mark.parametrize("config, tensors, said", [
+    ({"use_dora": True}, {}, "use_dora"), ({"peft_type": "IA3"}, {}, "IA3"),
+    ({"init_lora_weights": "pissa_niter_4"}, {}, "for a base it changed"),
+    ({"lora_alpha": None}, {}, "lora_alpha None"), ({"lora_alpha": "24"}, {}, "lora_alpha '24'"),
+    ({}, {LAST.format("A"): torch.zeros(4, 48)}, "found ranks 16, 4"),
+    ({}, {LAST.format("B"): torch.zeros(48, 4)}, "found ranks 16, 4"),
+    ({}, {LAST.format("A"): torch.zeros(16, 40)}, "in all layers alike"),
+    ({}, {LAST.format("A"): torch.zeros(16)}, "found ranks 16, none"),
+    ({}, {LAST.format("B"): torch.full((48, 16), torch.nan)}, "not finite")])
+def test_adapters_that_are_refused(config, tensors, said, tmp_path):
+    foreign(tmp_path, config, **tensors)
+    with pytest.raises(UserError, match=said):
+        lora_ops.load_peft(tmp_path)
+
+
+def test_layers_of_another_tower_are_not_the_language_models(tmp_path):
+    foreign(tmp_path / "both", **TOWER)
+    with pytest.warns(UserWarning, match="left out 8 tensors such as .*vision_tower"):
+        assert lora_ops.load_peft(tmp_path / "both")[0]["q_proj"].any()
 
 
 @pytest.mark.parametrize("name", ["llama", "mistral"])
@@ -128,15 +151,26 @@ def test_a_merged_folder_is_the_model_with_the_adapter(name, tmp_path):
             save_file({k: weights[k] for k in half}, source / file)
         (source / "model.safetensors.index.json").write_text(json.dumps(
             {"weight_map": {k: file for file, half in halves.items() for k in half}}))
-    (source / "expected.safetensors").unlink()
+    (source / "pytorch_model.bin").write_bytes(b"other weights, not merged: not to come along")
     lora_ops.merge_folder(source, lora, tmp_path / "merged")
+    files = {path.name for path in (tmp_path / "merged").iterdir()}
+    assert "tokenizer.json" in files and not files & {"pytorch_model.bin", "expected.safetensors"}
     merged = mistral.load_model(tmp_path / "merged", torch.float32)
     torch.testing.assert_close(merged(expected["ids"]), expected["lora_logits"],
                                atol=2e-5, rtol=1e-5)
     deep = tuple({m: torch.cat([w, w]) for m, w in side.items()} for side in lora)
-    with pytest.raises(UserError, match="has no model.layers.3.self_attn.q_proj"):
-        lora_ops.merge_folder(source, deep, tmp_path / "deep")
-    assert not (tmp_path / "deep").exists()
+    shallow = tuple({m: w[:2] for m, w in side.items()} for side in lora)
+    for wrong, said in ((deep, "layers.3.self_attn.q_proj.weight is .*, the model's weight is miss"),
+                        (shallow, "its ΔW for model.layers.2.self_attn.q_proj.weight is missing")):
+        with pytest.raises(UserError, match=said):
+            lora_ops.merge_folder(source, wrong, tmp_path / "wrong")
+        with pytest.raises(UserError, match=said):
+            lora_ops.merge(model, wrong)
+    assert not (tmp_path / "wrong").exists()
+    with pytest.raises(UserError, match="is the model's own folder"):
+        lora_ops.merge_folder(source, lora, source / ".." / "sharded")
+    with pytest.raises(UserError, match="model.safetensors does not exist"):
+        lora_ops.merge_folder(tmp_path / "nowhere", lora, tmp_path / "wrong")
 
 
 def test_live_apply_lora_takes_a_transformers_model():

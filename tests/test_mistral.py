@@ -11,6 +11,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 import lora as lora_ops
 import mistral
+from data.files import UserError
 
 FAMILIES = ["mistral", "llama", "llama3", "gemma2"]
 
@@ -115,6 +116,26 @@ def test_sharded_folders_load_as_single_ones(tmp_path):
     ids = torch.randint(3, 96, (2, 9))
     one, many = (mistral.load_model(p, torch.float32)(ids) for p in (GOLDEN / "mistral", tmp_path))
     assert torch.equal(one, many)
+
+
+def test_a_tokenizer_whose_chat_format_is_not_known(tmp_path):
+    """One without the BOS token, and Mistral v0.3's, in which [INST] is one token."""
+    for special, said in ((["</s>"], "lacks <s>"), (["<s>", "</s>", "[INST]"], "plain-text")):
+        raw = Tokenizer(models.BPE({"x": 0}, []))
+        raw.add_special_tokens(special)
+        raw.save(str(tmp_path / "tokenizer.json"))
+        with pytest.raises(UserError, match=said):
+            mistral.load_tokenizer(tmp_path)
+
+
+def test_a_truncation_saved_with_the_tokenizer_is_not_applied(tmp_path):
+    raw = Tokenizer.from_file(str(GOLDEN / "llama" / "tokenizer.json"))
+    raw.enable_truncation(4)
+    raw.enable_padding(length=9)
+    raw.save(str(tmp_path / "tokenizer.json"))
+    ours, usual = (mistral.load_tokenizer(path) for path in (tmp_path, GOLDEN / "llama"))
+    for text in ("a", "a much longer text"):
+        assert ours.encode(text) == usual.encode(text)
 
 
 CHATS = {  # as the families' own templates write a single user message

@@ -101,10 +101,19 @@ def test_an_unknown_order_of_the_modules_is_guessed_aloud(tmp_path):
                tmp_path / "hypermod.pt")                          # its heads were made v first
     with pytest.warns(UserWarning, match="guessed from the order of its heads: v_proj, q_proj"):
         assert list(t2l_ops.load_t2l(tmp_path).cfg.modules) == ["v_proj", "q_proj"]
+    (tmp_path / "args.yaml").write_text((tmp_path / "args.yaml").read_text()
+                                        + "module_order: [q_proj, v_proj]\n")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
+        assert list(t2l_ops.load_t2l(tmp_path).cfg.modules) == ["q_proj", "v_proj"]
         t2l = t2l_ops.load_t2l(tmp_path, module_order=("v_proj", "q_proj"))
     assert list(t2l.cfg.modules) == ["v_proj", "q_proj"]
+
+
+def test_a_key_of_args_that_is_not_known_is_reported(tmp_path):
+    write_folder(tmp_path, mystery=3, lr=1e-4)
+    with pytest.warns(UserWarning, match="keys that are not known here: mystery$"):
+        t2l_ops.load_t2l(tmp_path)
 
 
 class Trap:
@@ -130,7 +139,7 @@ def test_a_pickle_that_runs_code_is_refused_and_not_run(tmp_path):
     ({"extra": {"mixer.1.weight": torch.zeros(7, 32)}}, "mixer.1.weight"),
     ({"encoder_type": "transformer"}, "cannot honour encoder_type: 'transformer'"),
     ({"use_one_hot_task_emb": True}, "cannot honour use_one_hot_task_emb: True"),
-    ({"training_task": None}, "training_task"),
+    ({"training_task": None}, "training_task"), ({"use_inp_as_desc": True}, "use_inp_as_desc"),
     ({"module_order": ["q_proj", "k_proj"]}, "k_proj")])
 def test_what_cannot_be_honoured_is_named(changes, said, tmp_path):
     write_folder(tmp_path, **changes)
@@ -149,6 +158,10 @@ def test_a_missing_file_is_named(name, tmp_path):
 def test_a_file_that_is_cut_off(tmp_path):
     write_folder(tmp_path)
     whole = (tmp_path / "hypermod.pt").read_bytes()
-    (tmp_path / "hypermod.pt").write_bytes(whole[:len(whole) // 2])
-    with pytest.raises(UserError, match="not a pickled dict of tensors"):
+    for broken in (whole[:len(whole) // 2], b"", b"\x80\x02q", b"\x80\x02h\x05.", b"nonsense"):
+        (tmp_path / "hypermod.pt").write_bytes(broken)
+        with pytest.raises(UserError, match="not a pickled dict of tensors"):
+            t2l_ops.load_t2l(tmp_path)
+    (tmp_path / "args.yaml").write_bytes(b"\xff")
+    with pytest.raises(UserError, match="not a text file in UTF-8"):
         t2l_ops.load_t2l(tmp_path)

@@ -18,7 +18,7 @@ from data.tasks import Sample, Suite, Task
 from encoder import Encoder
 from eval import EncoderOf, Row, Swaps, exercises, mean, right_answers
 from library import average_of, canonical, delta_error, sizes_of, stacked
-from lora import LoRA
+from lora import LoRA, mapped
 
 T2Ls = dict[str, tuple[t2l_ops.T2L, Encoder, dict]]         # name → T2L, its encoder, config.json
 
@@ -66,9 +66,8 @@ def all_distances(loras: dict[str, LoRA], t2ls: T2Ls, tasks: list[Task]) -> dict
         average, own, usual = average_of(targets), [], []
         for task in tasks:
             lines = [task.name] if t2l.cfg.tasks else list(task.descriptions[:4])
-            A, B = t2l_ops.generate_lora(t2l, lines, encoder)
-            guesses = [tuple({m: w[i] for m, w in side.items()} for side in (A, B))
-                       for i in range(len(lines))]
+            made = t2l_ops.generate_lora(t2l, lines, encoder)
+            guesses = [mapped(made, lambda w, i=i: w[i]) for i in range(len(lines))]
             own.append(distances(guesses, targets[task.name]))
             usual.append(distances([average], targets[task.name]))
         for label, rows in ((name, own), (f"{name}: average LoRA", usual)):

@@ -5,8 +5,8 @@
 
 A BERT (arXiv 1810.04805) such as MiniLM; or gte-large-en-v1.5 (arXiv 2407.19669), a BERT with
 rotary positions and a gated MLP, which calls its architecture "new"; or the language model itself.
-The first two in fp32; modules carry Hugging Face's names. Reading order: Config, the two kinds of layers,
-the encoder, the language model as encoder, one-hot "encoding", loading.
+The first two in fp32; modules carry Hugging Face's names. Reading order: Config, the two kinds of
+layers, the encoder, the language model as encoder, one-hot "encoding", loading.
 Shapes: b texts, t tokens, d width, h heads, c channels of a head.
 """
 from collections.abc import Callable

@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 import mistral
 from data.files import UserError, read_json
 from data.tasks import Sample
-from lora import LoRA, load_peft
+from lora import LoRA, load_peft, mapped
 from t2l import adapted_modules
 
 DELTA_SCALE = 10_000      # of the distance between ΔWs, whose entries are tiny; as the authors'
@@ -69,8 +69,7 @@ def stacked(loras: list[LoRA]) -> LoRA:
 
 def average_of(loras: dict[str, LoRA]) -> LoRA:
     """The mean of all A and the mean of all B, fp32."""
-    return tuple({m: w.float().mean(0) for m, w in side.items()}
-                 for side in stacked(list(loras.values())))
+    return mapped(stacked(list(loras.values())), lambda w: w.float().mean(0))
 
 
 def canonical(lora: LoRA) -> LoRA:
@@ -143,10 +142,9 @@ class Library:
 
     def __init__(self, loras: dict[str, LoRA], space: str, z_scores: bool, dtype: torch.dtype):
         self.rows, self.space, self.seen = {name: i for i, name in enumerate(loras)}, space, 0
-        self.targets = tuple({m: w.float() for m, w in side.items()}
-                             for side in stacked(list(loras.values())))
+        self.targets = mapped(stacked(list(loras.values())), Tensor.float)
         self.mean = average_of(loras)
-        self.std = tuple({m: spread(w) for m, w in side.items()} for side in self.targets)
+        self.std = mapped(self.targets, spread)
         self.z_scores = z_scores
         if z_scores:
             self.targets = tuple({m: ((w - self.mean[i][m]) / self.std[i][m]).to(dtype)
@@ -156,7 +154,7 @@ class Library:
         rows = torch.tensor([self.rows[s.task] for s in samples])
         self.seen += len(rows)
         device = next(iter(adapters[0].values())).device
-        targets = tuple({m: w[rows].to(device) for m, w in side.items()} for side in self.targets)
+        targets = mapped(self.targets, lambda w: w[rows].to(device))
         if self.space == "delta":
             return DELTA_SCALE * delta_l1(adapters, targets)
         total = count = 0

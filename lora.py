@@ -10,6 +10,7 @@ import copy
 import re
 import shutil
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -61,6 +62,11 @@ def per_layer(lora: LoRA | None, sizes: dict[str, tuple[int, int]], n_layers: in
         for layer, pair in zip(layers, zip(A.unbind(-3), B.unbind(-3))):
             layer[module] = pair
     return layers
+
+
+def mapped(lora: LoRA, change: Callable[[Tensor], Tensor]) -> LoRA:
+    """`change` of every A[m] and B[m]; lambda w: w[i] gives adapter i of a batch."""
+    return tuple({m: change(w) for m, w in side.items()} for side in lora)
 
 
 def layers_first(w: Tensor) -> Tensor:

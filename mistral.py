@@ -366,8 +366,7 @@ def take(lora: LoRA | None, rows: Tensor) -> LoRA | None:
     """The adapters of these rows of a batch; a shared adapter (no batch axis) stays as it is."""
     if lora is None:
         return None
-    return tuple({m: lora_ops.layers_first(w[rows]) if w.dim() == 4 else w
-                  for m, w in side.items()} for side in lora)
+    return lora_ops.mapped(lora, lambda w: lora_ops.layers_first(w[rows]) if w.dim() == 4 else w)
 
 
 @torch.inference_mode()
@@ -392,8 +391,7 @@ def generate_ids(model: Mistral, prompts: list[list[int]], lora: LoRA | None,
     rows = torch.arange(len(prompts), device=device)              # which prompt a batch row answers
     done = torch.zeros_like(rows, dtype=torch.bool)
     if lora:         # cast and laid out once; the model would do it for every token, a third slower
-        lora = tuple({m: lora_ops.layers_first(w.to(device, dtype)) for m, w in side.items()}
-                     for side in lora)
+        lora = lora_ops.mapped(lora, lambda w: lora_ops.layers_first(w.to(device, dtype)))
     logits = model(ids, lora, keep=last, cache=cache, positions=positions)  # (b, vocab)
     for step in range(max_new_tokens):
         new = logits.max(-1).indices         # on a CPU a fifth of argmax's time

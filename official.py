@@ -23,15 +23,18 @@ KNOWN = {"encoder_type": "linear", "use_one_hot_task_emb": False, "use_inp_as_de
          "exp_setup": "hyper_lora"}
 READ = {"training_task", "pred_z_score", "factorized", "delta_w_scaling", "model_dir", "emb_model",
         "module_order"}
-FOLLOW = {"shared_AB_head", "autoreg_gen", "learnable_pos_emb", "learnable_AB_offset", "mt_lora_path",
-          "hypernet_latent_size", "head_in_size", "head_use_bias", "target_modules"}
-TRAINING = set("""additional_eval_descs also_val_on_train batch_size config debug ds_descriptions epochs
+FOLLOW = {"shared_AB_head", "autoreg_gen", "learnable_pos_emb", "learnable_AB_offset",
+          "mt_lora_path", "hypernet_latent_size", "head_in_size", "head_use_bias",
+          "target_modules"}
+TRAINING = set("""
+    additional_eval_descs also_val_on_train batch_size config debug ds_descriptions epochs
     equally_weight_sample eval_ds_info grad_accum_steps inp_max_len keep_only_best
     l2_reg_generated_w label_smoothing logging_freq lr max_grad_norm model_watch_freq
-    n_descs_per_ds n_embs_per_sampled_task n_points_per_task n_tasks_per_batch n_train_ds neftune_noise_alpha notes
-    run_name save_dir save_freq save_to_base_model_dir seed sft_mode skip_eval train_ds_names
-    use_default_desc use_hierarchical_sampler use_per_sample_desc use_per_task_emb val_batch_size
-    val_freq warmup_frac weight_decay""".split())
+    n_descs_per_ds n_embs_per_sampled_task n_points_per_task n_tasks_per_batch n_train_ds
+    neftune_noise_alpha notes run_name save_dir save_freq save_to_base_model_dir seed sft_mode
+    skip_eval train_ds_names use_default_desc use_hierarchical_sampler use_per_sample_desc
+    use_per_task_emb val_batch_size val_freq warmup_frac weight_decay
+    """.split())
 
 
 def load_official(folder: Path, module_order: tuple[str, ...] | None = None) -> T2L:

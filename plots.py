@@ -41,7 +41,7 @@ def read_run(folder: Path) -> Run:
     flags = [config["arch"], *(["one-hot"] if config["one_hot"] else []),
              *(["canonical"] if config["canonical"] else []),
              *(["ΔW"] if config["recon_space"] == "delta" else []),
-             *(["from sft"] if config["init"] else [])]
+             *(["from another T2L"] if config["init"] else [])]
     numbers = t2l["n_layers"] * t2l["rank"] * sum(a + b for a, b in t2l["modules"].values())
     n = len(config["library"])
     return Run(", ".join(flags), n, 2 * n * numbers, (folder / "t2l.safetensors").stat().st_size,

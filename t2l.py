@@ -306,8 +306,8 @@ def generate_lora(t2l: T2L, description: str | list[str], encoder: Encoder | Non
     one = isinstance(description, str)
     encoder = encoder or encoder_of(t2l.cfg)
     task_emb = embed(encoder, [description] if one else description)
-    A, B = t2l.eval().adapters(task_emb.to(t2l.task_encoder.mlp[0].weight))   # its device and dtype
-    return ({m: w[0] for m, w in A.items()}, {m: w[0] for m, w in B.items()}) if one else (A, B)
+    lora = t2l.eval().adapters(task_emb.to(t2l.task_encoder.mlp[0].weight))   # its device and dtype
+    return lora_ops.mapped(lora, lambda w: w[0]) if one else lora
 
 
 def apply_lora(model: nn.Module, lora_A: dict[str, Tensor], lora_B: dict[str, Tensor]) -> nn.Module:

@@ -133,9 +133,8 @@ class PlainLoRAs(nn.Module):
         return A, {m: w * self.scale for m, w in B.items()}
 
     def save(self, folder: Path, dtype: torch.dtype, about: dict) -> None:
-        A, B = self.adapters([])
-        lora_ops.save_peft(folder, *({m: w.detach().to("cpu", dtype) for m, w in side.items()}
-                                     for side in (A, B)), base_model=self.base_model)
+        lora = lora_ops.mapped(self.adapters([]), lambda w: w.detach().to("cpu", dtype))
+        lora_ops.save_peft(folder, *lora, base_model=self.base_model)
         write_json(folder / "config.json", about)
 
 
@@ -276,8 +275,8 @@ class BestSteps:
             row = Row("", "lora", lambda sample, rng: sample.description, self.trainee.adapters)
             with torch.compiler.set_stance("force_eager"):          # many shapes: uncompiled
                 right = right_answers(row, samples, self.objective.model, self.objective.tokenizer)
-            lora_ops.save_peft(out / name, *({m: w[0].to("cpu", dtype) for m, w in side.items()}
-                                             for side in lora), self.trainee.base_model, task=name,
+            lora_ops.save_peft(out / name, *lora_ops.mapped(lora, lambda w: w[0].to("cpu", dtype)),
+                               self.trainee.base_model, task=name,
                                base_loss=f"{self.base[name]:.4f}",
                                validation_loss=f"{self.best[name]['validation_loss']:.4f}",
                                validation_exact_match=f"{100 * mean(right[name]):.1f}",

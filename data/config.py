@@ -29,7 +29,8 @@ BESIDES = {"architectures", "attention_dropout", "auto_map", "bos_token_id", "ca
            "initializer_range", "is_llama_config", "label2id", "max_window_layers", "model_type",
            "output_attentions", "output_hidden_states", "pad_token_id", "problem_type",
            "return_dict", "rope_parameters", "rope_scaling", "torch_dtype",
-           "transformers.js_config", "transformers_version", "unsloth_fixed", "unsloth_version", "use_cache"}
+           "transformers.js_config", "transformers_version", "unsloth_fixed", "unsloth_version",
+           "use_cache"}
 SIZES = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers",
          "num_attention_heads")
 LLAMA3 = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")

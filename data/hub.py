@@ -94,8 +94,8 @@ def opened(url: str, start: int = 0):
 
 
 def fetch_file(url: str, path: Path, size: int | None, digest: str) -> None:
-    """`url` → `path`, of `size` bytes (None: as many as the server says) whose sha256 (64 digits) or
-    git blob sha1 (40) is `digest`.
+    """`url` → `path`, of `size` bytes (None: as many as the server says) whose sha256 (64 digits)
+    or git blob sha1 (40) is `digest`.
 
     The bytes so far are in path.part; an interrupted download goes on from there.
     """
@@ -121,8 +121,8 @@ def fetch_file(url: str, path: Path, size: int | None, digest: str) -> None:
                         "go on from there")
     if have > size or checksum(part, size, digest) != digest:
         part.unlink()
-        raise UserError(f"{url}: not {size:,} bytes with the checksum {digest[:12]}…; it was deleted. "
-                        "Run the command again; if that does not help, it has changed there")
+        raise UserError(f"{url}: not {size:,} bytes with the checksum {digest[:12]}…; it was "
+                        "deleted. Run the command again; if that does not help, it has changed")
     part.replace(path)
 
 

@@ -8,6 +8,7 @@ from torch.utils._pytree import tree_leaves
 
 import bench
 import mistral
+import t2l as t2l_ops
 
 
 class LiveBytes(TorchDispatchMode):
@@ -60,3 +61,29 @@ def test_the_memory_table_is_within_a_tenth_of_what_a_step_uses(b, t, recompute)
     fixed = sum(list(table.values())[:3])               # weights and moments: known to the byte
     near = 0.2 if recompute else 0.05                   # of the layer that is computed again
     assert sum(table.values()) - fixed == pytest.approx(live.peak - fixed, rel=near)
+
+
+def test_the_cost_of_a_query_is_two_flops_for_each_weight_and_token():
+    """By hand for the language model; for L its linear layers, called 64 times, and the task's."""
+    found = bench.query_cost("L", 36, 58, 293)
+    cfg = bench.MISTRAL_7B
+    d, inner, kv = cfg.hidden_size, cfg.intermediate_size, 1024
+    weights = 32 * (2 * d * d + 2 * d * kv + 3 * d * inner) + d * cfg.vocab_size
+    scores = 32 * 32 * 4 * 58 ** 2 * 128                                   # q k and weights v
+    assert found["language model"] * 1e12 == pytest.approx(2 * 58 * weights + scores, rel=1e-3)
+    with torch.device("meta"):
+        t2l = t2l_ops.T2L(t2l_ops.Config("L", 1024, 32, t2l_ops.adapted_modules(cfg)))
+    linear = {name: layer.weight.numel() for name, layer in t2l.named_modules()
+              if isinstance(layer, torch.nn.Linear)}
+    often = sum(32 * n if name.startswith("heads") else n if "task" in name else 64 * n
+                for name, n in linear.items())
+    assert found["hypernetwork"] * 1e12 == pytest.approx(2 * often, rel=1e-6)
+
+
+def test_random_weights_in_shards_load_as_a_model(tmp_path):
+    cfg = mistral.Config(**vars(SIZES) | {"vocab_size": 100, "num_hidden_layers": 2})
+    size = bench.write_random_model(cfg, tmp_path, shard_bytes=4 << 20)
+    model = mistral.load_model(tmp_path)
+    assert len(list(tmp_path.glob("*.safetensors"))) > 2
+    assert size == sum(2 * w.numel() for w in model.parameters())
+    assert all(w.std() > 0 for name, w in model.named_parameters() if "proj" in name)

@@ -293,6 +293,34 @@ def test_checkpoints_that_do_not_belong(tiny_t2l, tmp_path):
         t2l_ops.load_t2l(GOLDEN / "llama")
 
 
+def test_a_model_of_another_name_is_warned_of_and_merged_is_that_model(tiny_t2l, tmp_path):
+    shutil.copytree(GOLDEN / "llama", tmp_path / "other")
+    done = command("t2l.py", "Say it twice.", "--ckpt", tiny_t2l, "--encoder", GOLDEN / "bert",
+                   "--model", tmp_path / "other", "--out", tmp_path / "adapter", "--merged",
+                   tmp_path / "merged")
+    assert done.returncode == 0 and "makes adapters for llama, not for other" in done.stderr
+    model, merged = (mistral.load_model(tmp_path / name, torch.float32)
+                     for name in ("other", "merged"))
+    ids = torch.randint(3, 90, (2, 9))
+    lora = lora_ops.load_peft(tmp_path / "adapter")
+    torch.testing.assert_close(merged(ids), model(ids, lora=lora), atol=1e-4, rtol=1e-4)
+    assert (merged(ids) - model(ids)).abs().max() > 1e-3
+    assert "warning" not in command("t2l.py", "Say it twice.", "--ckpt", tiny_t2l, *TINY,
+                                    "--prompt", "hi").stderr
+    for name, other, same in (("mistralai/M-v0.2", "M-v0.2", True), ("M-v0.2", "M-v0.1", False),
+                              ("", "M", True), (None, "M", True)):
+        assert mistral.same_model(name, other) is same
+
+
+def test_the_order_of_the_modules_can_be_said_on_the_command_line(monkeypatch):
+    def load(path, order):
+        raise UserError(f"{path} {order}")
+    monkeypatch.setattr(t2l_ops, "load_t2l", load)
+    assert refused("t2l.py", "Say it.", "--ckpt", "theirs", "--module-order", "v_proj",
+                   "q_proj") == "error: theirs ['v_proj', 'q_proj']"
+    assert "--module-order" in refused("t2l.py", "Say it.", "--module-order", "v_proj", "mlp")
+
+
 def test_a_cuda_that_is_not_there(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(UserError, match="--device cuda: PyTorch finds no CUDA device"):

@@ -160,8 +160,9 @@ def test_a_merged_folder_is_the_model_with_the_adapter(name, tmp_path):
                                atol=2e-5, rtol=1e-5)
     deep = tuple({m: torch.cat([w, w]) for m, w in side.items()} for side in lora)
     shallow = tuple({m: w[:2] for m, w in side.items()} for side in lora)
-    for wrong, said in ((deep, "layers.3.self_attn.q_proj.weight is .*, the model's weight is miss"),
-                        (shallow, "its ΔW for model.layers.2.self_attn.q_proj.weight is missing")):
+    for wrong, said in (
+            (deep, "layers.3.self_attn.q_proj.weight is .*, the model's weight is missing"),
+            (shallow, "its ΔW for model.layers.2.self_attn.q_proj.weight is missing")):
         with pytest.raises(UserError, match=said):
             lora_ops.merge_folder(source, wrong, tmp_path / "wrong")
         with pytest.raises(UserError, match=said):

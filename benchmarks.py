@@ -5,11 +5,12 @@
 
 For each benchmark in the folder: the base model, the base model with the description in its prompt,
 and each T2L with the benchmark's own descriptions (three, averaged) and with another benchmark's.
-Answers are generated and read as data/benchmarks.py says, or, with --likelihood, the option that
-the model finds likeliest for its length counts as its answer.
+Answers are generated and read as data/benchmarks.py says, or, with --likelihood, the option's
+letter (or yes, no) that the model finds likeliest counts as its answer.
 """
 import argparse
 import itertools
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -23,7 +24,7 @@ from data.files import UserError, distinct, write_json
 from eval import EncoderOf
 from lora import LoRA
 
-BATCH = 32
+BATCH, YES_NO = 32, ("yes", "no")
 SCIENCE = ("Answer a multiple-choice question about science with the letter of the right option.",
            "Read a school science question and its options, and say which letter is correct.",
            "Choose the option that correctly answers the question on nature or physics.")
@@ -62,8 +63,9 @@ def report_benchmarks(folder: Path, folders: list[Path], model: mistral.Mistral,
                         "need --run-code)")
     asked = {f.stem: load_benchmark(f, args.prompts)[:args.eval_samples] for f in files}
     print(f"{'accuracy in %':40}" + "".join(f"{name[:9]:>10}" for name in asked) + "      mean")
+    print(f"{'questions (--eval-samples)':40}" + "".join(f"{len(q):10}" for q in asked.values()))
     scores = {}
-    for label, adapters, described in rows(folders, encoder_of):
+    for label, adapters, described in rows(folders, encoder_of, model):
         line = {}
         for name, questions in asked.items():
             runs = [score(questions, d if described else "", lora, model, tokenizer, args)
@@ -76,7 +78,7 @@ def report_benchmarks(folder: Path, folders: list[Path], model: mistral.Mistral,
     return "; ".join(f"{label} {line['mean']:.1f} %" for label, line in scores.items())
 
 
-def rows(folders: list[Path], encoder_of: EncoderOf):
+def rows(folders: list[Path], encoder_of: EncoderOf, model: mistral.Mistral):
     """(label, benchmark → [(description, adapter)], whether the prompt shows the description)."""
     def bare(name: str) -> list[tuple[str, LoRA | None]]:
         return [(d, None) for d in DESCRIPTIONS[name]]
@@ -84,6 +86,7 @@ def rows(folders: list[Path], encoder_of: EncoderOf):
     yield "base model, description in its prompt", bare, True
     for folder in distinct(folders):
         t2l = t2l_ops.load_t2l(folder)
+        t2l_ops.check_model(t2l, model.cfg)
         encoder = encoder_of(t2l.cfg)
 
         def own(name: str, t2l=t2l, encoder=encoder) -> list:
@@ -100,10 +103,10 @@ def score(questions: list[Question], description: str, lora: LoRA | None, model:
           tokenizer: mistral.Tokenizer, args: argparse.Namespace) -> float:
     """The share of right answers."""
     prompts = [f"{description}\n\n{q.prompt}".strip() for q in questions]
-    if args.likelihood and questions[0].options:
-        best = [likeliest(model, tokenizer, p, q.options, lora)
+    if args.likelihood and (questions[0].options or questions[0].gold in YES_NO):
+        said = [likeliest(model, tokenizer, p, LETTERS[:len(q.options)] or YES_NO, lora)
                 for p, q in zip(tqdm(prompts, leave=False), questions)]
-        return sum(LETTERS[i] == q.gold for i, q in zip(best, questions)) / len(questions)
+        return sum(answer == q.gold for answer, q in zip(said, questions)) / len(questions)
     answers = []
     for start in tqdm(range(0, len(prompts), BATCH), desc=questions[0].benchmark, leave=False):
         answers += mistral.generate(model, tokenizer, prompts[start:start + BATCH], lora,
@@ -114,8 +117,8 @@ def score(questions: list[Question], description: str, lora: LoRA | None, model:
 
 @torch.inference_mode()
 def likeliest(model: mistral.Mistral, tokenizer: mistral.Tokenizer, prompt: str,
-              options: tuple[str, ...], lora: LoRA | None) -> int:
-    """Which option's text has the highest log-likelihood per byte as the answer to `prompt`."""
+              options: Sequence[str], lora: LoRA | None) -> str:
+    """The option with the highest log-likelihood as the answer to `prompt`."""
     start, answers = tokenizer.prompt(prompt), [tokenizer.encode(text) for text in options]
     ids = mistral.pad([start + answer for answer in answers])
     ids = ids.to(model.model["embed_tokens"].weight.device)
@@ -125,5 +128,5 @@ def likeliest(model: mistral.Mistral, tokenizer: mistral.Tokenizer, prompt: str,
     logits: Tensor = model(ids, lora=lora, keep=keep).float()            # (tokens, vocab)
     targets = torch.tensor(list(itertools.chain(*answers)), device=ids.device)
     said = logits.log_softmax(-1).gather(1, targets[:, None])[:, 0]
-    sums = torch.stack([part.sum() for part in said.split([len(a) for a in answers])]).cpu()
-    return int((sums / torch.tensor([len(text.encode()) for text in options])).argmax())
+    sums = torch.stack([part.sum() for part in said.split([len(a) for a in answers])])
+    return options[int(sums.argmax())]

@@ -20,7 +20,8 @@ from tqdm import tqdm
 
 import mistral
 from data.download import cache_folder, default_encoder
-from data.files import UserError, load_strictly, read_json, read_safetensors, read_tokenizer
+from data.files import (UserError, check_vocabulary, load_strictly, read_json, read_safetensors,
+                        read_tokenizer)
 
 DEFAULT_ENCODER = "all-MiniLM-L6-v2"
 
@@ -50,12 +51,16 @@ class Config:
                       "layer_norm_type": "layer_norm", "logn_attention_scale": False,
                       "logn_attention_clip1": False}
         scaling = raw.get("rope_scaling") or {"type": "ntk", "factor": 1.0}
+        scaling = scaling if isinstance(scaling, dict) else {"type": scaling}
         odd = [f"{k}={raw[k]!r}" for k, v in usual.items() if raw.get(k, v) != v]
         if new and (scaling.get("type") != "ntk" or scaling.get("mixed_b")
                     or not isinstance(scaling.get("factor"), int | float)):
             odd.append(f"rope_scaling={scaling!r}")
         names = list(cls.__dataclass_fields__)[:8] + ["rope_theta"] * new
-        odd += [name for name in names if name not in raw]
+        odd += [f"{name}={raw.get(name)!r}" for name in names
+                if not isinstance(raw.get(name), int | float)]
+        if not odd and raw["hidden_size"] % raw["num_attention_heads"]:
+            odd.append(f"{raw['num_attention_heads']} heads of a width of {raw['hidden_size']}")
         if odd:
             raise UserError(f"{path}: cannot honour {', '.join(odd)}; expected a BERT encoder such "
                             "as all-MiniLM-L6-v2, or gte-large-en-v1.5")
@@ -248,6 +253,7 @@ def load_encoder(path: str | Path | None = None,
     load_strictly(encoder, weights, folder)
     encoder.name = str(path or DEFAULT_ENCODER)
     encoder.tokenizer = read_tokenizer(folder / "tokenizer.json")
+    check_vocabulary(encoder.tokenizer, cfg.vocab_size, folder)
     encoder.tokenizer.no_padding()
     encoder.tokenizer.no_truncation()
     return encoder.float().requires_grad_(False).eval()
@@ -260,9 +266,11 @@ def mean_pooling(folder: Path, usual: bool) -> bool:
     if not path.exists():
         return usual
     said = read_json(path)
-    modes = [key for key, value in said.items() if key.startswith("pooling_mode") and value is True]
-    if modes == ["pooling_mode_mean_tokens"]:
+    modes = [said["pooling_mode"]] if "pooling_mode" in said else \
+        [key for key, on in said.items() if key.startswith("pooling_mode_") and on is True]
+    if modes in (["mean"], ["pooling_mode_mean_tokens"]):                    # new style, old style
         return True
-    if modes == ["pooling_mode_cls_token"]:
+    if modes in (["cls"], ["pooling_mode_cls_token"]):
         return False
-    raise UserError(f"{path}: expected mean or CLS pooling, found {', '.join(modes) or 'none'}")
+    raise UserError(f"{path}: expected mean or CLS pooling, found "
+                    + (", ".join(map(str, modes)) or "none"))

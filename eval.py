@@ -149,7 +149,7 @@ def all_rows(folders: list[Path], suite: Suite, encoder_of: EncoderOf,
     rows, last = base_rows(swaps), []
     for folder in distinct(folders):
         official = (folder / "hypermod.pt").exists()
-        config = {} if official else read_json(folder / "config.json")
+        config = {"describe": "both"} if official else read_json(folder / "config.json")
         if config.get("mode") == "mtlora":
             rows.append(mtlora_row(folder, config, swaps))
         else:
@@ -260,8 +260,10 @@ def main() -> None:
     parser.folder("--benchmarks", "the table of the paper's benchmarks in this folder", "none")
     add("--run-code", action="store_true", help="with --benchmarks: run what the model wrote")
     add("--likelihood", action="store_true",
-        help="with --benchmarks: the likeliest option is the answer, not what is generated")
-    parser.folder("--prompts", "with --benchmarks: a JSON file with other prompts", "ours")
+        help="with --benchmarks: the likeliest letter (or yes, no) is the answer, not what is "
+        "generated")
+    add("--prompts", metavar="FILE", default=None,
+        help="with --benchmarks: a JSON file with other prompts (default: ours)%(default).0s")
     parser.models(encoder="each checkpoint's own")
     parser.folder("--tasks", "task files", "data/tasks")
     add("--split", choices=["unseen", "validation"], default="unseen", help="the tasks to test on")

@@ -51,6 +51,8 @@ def per_layer(lora: LoRA | None, sizes: dict[str, tuple[int, int]], n_layers: in
     has to gather its part again.
     """
     layers: list[dict] = [{} for _ in range(n_layers)]
+    if lora:
+        check_pairs(lora)
     for module in lora[0] if lora else ():
         A, B = (layers_first(side[module].to(x)) for side in lora)
         found = (*A.shape[:-2], B.shape[-2], A.shape[-1])
@@ -62,6 +64,23 @@ def per_layer(lora: LoRA | None, sizes: dict[str, tuple[int, int]], n_layers: in
         for layer, pair in zip(layers, zip(A.unbind(-3), B.unbind(-3))):
             layer[module] = pair
     return layers
+
+
+def check_pairs(lora: LoRA) -> None:
+    """UserError unless every A has its B: the same modules, batch, layers and rank."""
+    for m in lora[0].keys() | lora[1].keys():
+        A, B = (tuple(side[m].shape) if m in side else () for side in lora)
+        if len(A) < 3 or A[:-2] != B[:-2] or A[-2] != B[-1]:
+            raise UserError(f"{m} has A {A or 'missing'} and B {B or 'missing'}; expected "
+                            "(…, n, r, d_in) and (…, n, d_out, r)")
+
+
+def check_single(lora: LoRA) -> None:
+    """UserError for a batch of adapters where one is needed."""
+    check_pairs(lora)
+    if any(A.dim() != 3 for A in lora[0].values()):
+        raise UserError("one adapter is needed here, not a batch of them; "
+                        "lora.mapped(adapters, lambda w: w[i]) is number i")
 
 
 def mapped(lora: LoRA, change: Callable[[Tensor], Tensor]) -> LoRA:
@@ -76,6 +95,7 @@ def layers_first(w: Tensor) -> Tensor:
 
 def deltas_of(lora: LoRA) -> dict[str, tuple[Tensor, Tensor]]:
     """{Hugging Face's name of an adapted weight: A (r, d_in), B (d_out, r)}."""
+    check_single(lora)
     return {f"model.layers.{i}.self_attn.{m}.weight": (A, B) for m in lora[0]
             for i, (A, B) in enumerate(zip(lora[0][m], lora[1][m]))}
 
@@ -116,15 +136,15 @@ def merge_folder(source: str | Path, lora: LoRA, out: str | Path) -> None:
     """Write a Hugging Face folder like `source` with W + B A in place of W, file by file.
 
     Config and tokenizer come along, weights in other formats do not. Raises UserError where
-    `source` is no such folder, `out` is the same, or the adapter's layers or shapes are not its.
+    `source` is no such folder, `out` is not empty, or the adapter's layers or shapes are not its.
     """
     source, out, deltas = Path(source), Path(out), deltas_of(lora)
-    if out.resolve() == source.resolve():
-        raise UserError(f"{out} is the model's own folder; give another to write into")
+    if out.is_dir() and any(out.iterdir()):             # shards of another model would be mixed in
+        raise UserError(f"{out} is not empty; give a new folder for the merged model")
     check_fits(lora, {k: w.shape for _, part in read_shards(source) for k, w in part.items()})
     with written_beside(out) as scratch:
         for file in source.iterdir():
-            if file.suffix in (".json", ".txt", ".model", ".jinja", ".md"):
+            if file.suffix in (".json", ".txt", ".model", ".jinja") and "adapter" not in file.name:
                 shutil.copy(file, scratch)
         for name, weights in read_shards(source):
             weights |= {k: plus(weights[k], *deltas[k]) for k in weights.keys() & deltas.keys()}
@@ -138,6 +158,7 @@ def save_peft(folder: str | Path, lora_A: dict[str, Tensor], lora_B: dict[str, T
     The scale is already in B, so an engine that ignores `use_rslora` is right as well.
     `metadata` (description, checkpoint …) is kept in the header of the safetensors file.
     """
+    check_single((lora_A, lora_B))
     tensors = {}
     for module in lora_A:
         for side, stack in (("A", lora_A[module]), ("B", lora_B[module])):
@@ -155,9 +176,9 @@ def save_peft(folder: str | Path, lora_A: dict[str, Tensor], lora_B: dict[str, T
 
 
 # What PEFT can do beyond ΔW = scale · B A; and starts for which it changed the base's weights, too.
-ODD = ("use_dora", "rank_pattern", "alpha_pattern", "layer_replication", "use_qalora",
-       "alora_invocation_tokens")
-MOVED_BASE = ("pissa", "olora", "corda", "loftq")
+ODD = ("use_dora", "rank_pattern", "alpha_pattern", "layer_replication", "use_qalora", "use_bdlora",
+       "alora_invocation_tokens", "arrow_config", "kasa_config", "monteclora_config")
+MOVED_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 
 
 def load_peft(folder: str | Path) -> LoRA:

@@ -20,7 +20,8 @@ from torch.utils.checkpoint import checkpoint
 import lora as lora_ops
 from data.config import read_fields
 from data.download import default_model
-from data.files import UserError, read_json, read_shards, read_tokenizer
+from data.files import (UserError, check_vocabulary, load_strictly, read_shards,
+                        read_tokenizer)
 from lora import LoRA
 
 PLAIN_ATTENTION_UP_TO = 256      # key positions; see Attention.attend
@@ -279,15 +280,7 @@ def load_model(path: str | Path | None = None, dtype: torch.dtype = torch.bfloat
     weights = {k: w for k, w in weights.items() if not k.endswith("rotary_emb.inv_freq")}
     with torch.device("meta"):
         model = Mistral(cfg)
-    expected = {name: tuple(w.shape) for name, w in model.state_dict().items()}
-    found = {name: tuple(w.shape) for name, w in weights.items()}
-    for name in sorted(expected.keys() | found.keys()):
-        if expected.get(name) != found.get(name):
-            raise UserError(f"{folder}: {name} is {found.get(name, 'missing')}, "
-                            f"config.json expects {expected.get(name, 'no such weight')}")
-        if not weights[name].sum(dtype=torch.float32).isfinite():   # a tenth of isfinite()'s time
-            raise UserError(f"{folder}: {name} holds numbers that are not finite; fetch it again")
-    model.load_state_dict(weights, strict=True, assign=True)
+    load_strictly(model, weights, folder)
     return model.to(device=device, dtype=dtype).requires_grad_(False).eval()
 
 
@@ -339,7 +332,7 @@ class Tokenizer:
 
     def prompt(self, message: str) -> list[int]:
         """The ids before the answer: the model's chat template around one user message. SmolLM2's
-        would begin with a system message, which is left out here."""
+        and Llama-3.1's own would begin with a system message, which is left out here."""
         parts = [[self.special[part]] if part in self.special else
                  self.encode(part.replace("{}", message)) for part in self.chat]
         return [token for ids in parts for token in ids]
@@ -350,8 +343,13 @@ class Tokenizer:
 
 
 def load_tokenizer(path: str | Path | None = None) -> Tokenizer:
-    """The tokenizer of a Hugging Face folder (None: the default model's)."""
-    return Tokenizer((Path(path) if path else default_model()) / "tokenizer.json")
+    """The tokenizer of a Hugging Face folder (None: the default model's); UserError where it is not
+    that of the model beside it."""
+    folder = Path(path) if path else default_model()
+    tokenizer = Tokenizer(folder / "tokenizer.json")
+    if (folder / "config.json").exists():
+        check_vocabulary(tokenizer.tokenizer, read_config(folder).vocab_size, folder)
+    return tokenizer
 
 
 # ------------------------------------------------------------------------------- generation

@@ -46,6 +46,11 @@ def load_official(folder: Path, module_order: tuple[str, ...] | None = None) -> 
     """
     args, adapter = read_flat_yaml(folder / "args.yaml"), read_json(folder / "adapter_config.json")
     odd = [f"{key}: {args[key]!r}" for key, value in KNOWN.items() if args.get(key, value) != value]
+    if args.get("training_task") not in ("sft", "recon"):
+        odd.append(f"training_task: {args.get('training_task')!r}")
+    if args.get("training_task") == "recon" and args.get("pred_z_score", True) \
+            and not args.get("factorized", False):
+        odd.append("pred_z_score without factorized")
     if odd:
         raise UserError(f"{folder}/args.yaml: cannot honour {', '.join(odd)}")
     state = read_pickled_tensors(folder / "hypermod.pt")
@@ -55,14 +60,15 @@ def load_official(folder: Path, module_order: tuple[str, ...] | None = None) -> 
     if not order:
         order = list(dict.fromkeys(key.split(".")[1] for key in state if key.startswith("heads.")))
         warnings.warn(f"{folder} does not say which module came first in training; guessed from "
-                      f"the order of its heads: {', '.join(order)}; say it in args.yaml as "
-                      "module_order, or with --module-order")
+                      f"the order of its heads: {', '.join(order)}; say it as module_order: "
+                      "[q_proj, v_proj] in its args.yaml, or with t2l.py's --module-order")
     try:
         cfg = sizes(state, args, adapter, tuple(order))
         emitted = what_heads_emit(state, args, cfg)
-    except (KeyError, IndexError, AttributeError, TypeError) as error:
+    except (KeyError, IndexError, AttributeError, TypeError, RuntimeError) as error:
         raise UserError(f"{folder}: not the authors' layout, {error} is missing or odd") from None
-    state = {k: w for k, w in state.items() if not k.startswith(BUFFERS)} | emitted
+    read = {f"{name}.{side}.{m}" for name in BUFFERS for side in "AB" for m in order}
+    state = {k: w for k, w in state.items() if k not in read} | emitted
     with torch.device("meta"):
         t2l = T2L(cfg)
     load_strictly(t2l, {k: w.float() for k, w in state.items()}, folder / "hypermod.pt")
@@ -73,6 +79,10 @@ def sizes(state: dict[str, Tensor], args: dict, adapter: dict, order: tuple[str,
     """Config from the shapes: which head, too, follows from the tensors that are there."""
     A, B = ({m: state[f"AB_offset.{side}.{m}"] for m in order} for side in "AB")   # (n, r, d_in) …
     r, head = A[order[0]].shape[1], state[f"heads.{order[0]}.weight"]
+    for key, found in (("r", r), ("target_modules", sorted(order))):
+        said = adapter.get(key, found)
+        if (sorted(said) if isinstance(said, list) else said) != found:
+            raise KeyError(f"adapter_config.json says {key} {said!r}, the tensors {found!r}: which")
     alpha = adapter["lora_alpha"] / (1 if adapter.get("use_rslora") else r ** 0.5)
     return Config(
         "S" if "pos_emb.0.weight" in state else "M" if "out_emb_norm.weight" in state else "L",
@@ -94,7 +104,8 @@ def what_heads_emit(state: dict[str, Tensor], args: dict, cfg: Config) -> dict[s
             if recon and args.get("pred_z_score", True):         # the defaults are the authors'
                 mean = offset + state[f"mean_recon_target.{side}.{m}"]
                 std = state[f"std_recon_target.{side}.{m}"].float() + 1e-10
-            elif recon and not args.get("factorized", False):
+            elif recon and not args.get("factorized", False):     # their code adds no offset here
+                mean = torch.zeros_like(offset)
                 std = std / args.get("delta_w_scaling", 10_000) ** 0.5
             found[f"mean_recon_target.{side}.{m}"] = mean
             found[f"std_recon_target.{side}.{m}"] = std

@@ -249,6 +249,8 @@ def load_t2l(path: str | Path | None = None, module_order: tuple[str, ...] | Non
     if (folder / "hypermod.pt").exists():
         from official import load_official
         return load_official(folder, module_order)
+    if module_order:
+        raise UserError(f"{folder} says itself which module comes first; leave out --module-order")
     raw = read_json(folder / "config.json")
     if "t2l" not in raw:
         raise UserError(f"{folder}/config.json has no \"t2l\" section; expected a folder written "
@@ -257,7 +259,8 @@ def load_t2l(path: str | Path | None = None, module_order: tuple[str, ...] | Non
         modules = {m: tuple(sizes) for m, sizes in raw["t2l"]["modules"].items()}
         with torch.device("meta"):
             t2l = T2L(Config(**raw["t2l"] | {"modules": modules}))
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError, ArithmeticError,
+            RuntimeError) as error:
         raise UserError(f"{folder}/config.json: {error}") from None
     tensors, _ = read_safetensors(folder / "t2l.safetensors")
     load_strictly(t2l, {k: w.float() for k, w in tensors.items()}, folder / "t2l.safetensors")
@@ -293,6 +296,11 @@ def named_encoder(name: str, model: str | Path | None = None) -> Encoder:
 
 
 def encoder_of(cfg: Config, model: str | Path | None = None) -> Encoder | OneHot:
+    """What a checkpoint's descriptions are to be embedded with."""
+    if cfg.encoder == "base" and not model and \
+            not mistral.same_model(cfg.base_model, mistral.read_config().name):
+        raise UserError(f"descriptions are embedded by {cfg.base_model} itself: give its folder as "
+                        "--model, or generate_lora encoder=load_encoder(\"base\", folder)")
     return OneHot(cfg.tasks) if cfg.tasks else named_encoder(cfg.encoder, model)
 
 

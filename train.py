@@ -31,7 +31,7 @@ import mistral
 import t2l as t2l_ops
 from data.files import Parser, UserError, read_json, run, write_json
 from data.memory import keep_freed_memory, peak_memory
-from data.runs import begin, check_folder, cut_log, load_state, save_state, settings
+from data.runs import begin, check_flags, check_folder, cut_log, load_state, save_state, settings
 from data.tasks import (Batch, Sample, Suite, Task, draw_from_each, draw_samples, draw_tasks,
                         encode, fitting, load_suite)
 from encoder import Encoder, OneHot, load_encoder
@@ -348,35 +348,8 @@ def parse_args() -> argparse.Namespace:
     if args.mode == "lora":
         args.save_every = 0                          # every task is saved when it is done
         args.max_tasks = args.max_tasks or (None if args.task else 64)
-    check_flags(args)
+    check_flags(args, PER_TASK)
     return args
-
-
-def check_flags(args: argparse.Namespace) -> None:
-    """UserError for numbers that make no sense and for flags that the mode would ignore."""
-    if min(args.steps, args.batch_size) < 1 or min(args.save_every, args.eval_samples) < 0 \
-            or not args.lr > 0 or (args.max_tasks is not None and args.max_tasks < 1):
-        raise UserError("--steps, --batch-size, --max-tasks and --lr must be positive, "
-                        "--save-every and --eval-samples not negative")
-    uses = {"--loras": ["recon"], "--one-hot": ["recon"], "--canonical": ["recon"],
-            "--recon-space": ["recon"], "--init": ["sft", "recon"], "--task": ["lora", "recon"],
-            "--max-tasks": ["lora", "recon"]}
-    for flag, modes in uses.items():
-        given = getattr(args, flag[2:].replace("-", "_")) not in (None, False, "factors")
-        if given and args.mode not in modes:
-            raise UserError(f"--mode {args.mode} has no use for {flag}; leave it out")
-    if args.mode == "recon" and not args.loras:
-        raise UserError("--mode recon needs --loras DIR, a library as --mode lora writes it")
-    if args.mode == "sft" and args.describe == "prompt":
-        raise UserError("--mode sft reads the description in T2L: use --describe lora or both")
-    if args.mode == "mtlora" and args.describe == "both":
-        raise UserError("--mode mtlora has no hypernetwork: --describe prompt, or leave it out")
-    if args.mode in ("lora", "recon") and args.describe != "lora":
-        raise UserError(f"--mode {args.mode} has no description in the prompt: leave out "
-                        "--describe")
-    if args.mode == "lora" and args.batch_size % PER_TASK:
-        raise UserError(f"--batch-size {args.batch_size} is no multiple of {PER_TASK}, the samples "
-                        "of each task in a batch")
 
 
 def chosen(names: list[str], args: argparse.Namespace) -> list[str]:

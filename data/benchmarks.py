@@ -6,7 +6,7 @@
 A file has one JSON object a line, in the layout that the benchmark was published in. The prompts'
 wording is ours; a JSON file {"arc_easy": "… {question} … {options}"} gives another, for released
 checkpoints were trained with theirs. Model-written code runs in a process that is limited in time
-and memory, and only where the caller allows it. Sources and licences are in the README.
+and memory, and only where the caller allows it. Sources and licences are in data/hub.py.
 """
 import json
 import os
@@ -54,6 +54,8 @@ class Question:
 # ------------------------------------------------------------------------------------ reading
 
 def choice(question: str, options: list[str], right: int) -> dict:
+    if not 0 <= right < len(options):                    # -1: published without the answers
+        raise IndexError(f"label {right} of {len(options)} options")
     lettered = "\n".join(f"{letter}. {text}" for letter, text in zip(LETTERS, options))
     return {"question": question, "options": lettered, "gold": LETTERS[right],
             "texts": tuple(options)}
@@ -139,7 +141,8 @@ def letter(answer: str, options: tuple[str, ...]) -> str:
     letter, by the one option whose text it contains; else ""."""
     known = LETTERS[:len(options)]
     named = rf"[{known[1:]}]\b|A\b(?! (?!is\b|or\b)[a-z])"                # "A drop" has an article
-    for pattern in (rf"(?i:answer|option|choice)\W+(?:is\W+)?({named})", rf"\b({named})"):
+    for pattern in (rf"(?i:answer)\W+(?:is\W+)?({named})",
+                    rf"(?i:option|choice)\W+(?:is\W+)?({named})", rf"\b({named})"):
         if found := re.search(pattern, answer):
             return found[1]
     said = [letter for letter, text in zip(known, options)
@@ -162,21 +165,26 @@ def code_in(answer: str) -> str:
     return found[1] if found else answer
 
 
+def whole_program(head: str, code: str) -> str:
+    """An answer's code behind what it was to complete: a body, a body that lost its first indent,
+    or the function written anew, which then counts; the first of these that is Python."""
+    for program in (head + code, head + "    " + code):
+        try:
+            compile(program, "answer", "exec")               # parses it; nothing runs
+            return program
+        except (SyntaxError, ValueError, RecursionError, MemoryError):
+            pass
+    return head + code
+
+
 def passes(question: Question, answer: str, seconds: int = 10, megabytes: int = 1024) -> bool:
     """Whether the tests run through with the answer's code (pass@1).
 
-    A bare continuation is put behind the function's head. It runs in an isolated Python of its own,
-    in an empty folder that is deleted, with limits on time, memory, files and processes. That keeps
-    accidents away, not an attacker: use a container for models that you do not trust.
+    It runs in an isolated Python of its own, in an empty folder that is deleted, with limits on
+    time, memory, files and processes. That keeps accidents away, not an attacker: use a container
+    for models that you do not trust.
     """
-    code = code_in(answer)
-    whole = code.startswith(("def ", "import ", "from ", "class ", "@"))
-    if re.match(r"\S.*\n[ \t]+\S", code) and not whole:
-        code = "    " + code                             # a body whose first indent was stripped
-    if question.head:                  # before a function written anew: its imports and helpers
-        before, asked = question.head.rsplit("def ", 1)
-        anew = f"def {asked.split('(')[0]}(" in code
-        code = (before if anew else question.head) + code
+    code = whole_program(question.head, code_in(answer))
     limits = ("import resource as r\n"
               f"r.setrlimit(r.RLIMIT_CPU, ({seconds}, {seconds}))\n"
               f"r.setrlimit(r.RLIMIT_AS, ({megabytes << 20}, {megabytes << 20}))\n"
@@ -184,7 +192,7 @@ def passes(question: Question, answer: str, seconds: int = 10, megabytes: int = 
               "r.setrlimit(r.RLIMIT_NPROC, (0, 0))\n")
     # The last line of output must be ours: sys.exit(0) in the answer is no way to pass.
     end = f"tests passed {id(question)}"
-    script = f"{limits}{code}\n\n{question.gold}\nprint()\nprint({end!r})\n"
+    script = f"{limits}{code}\n\n{question.gold}\nprint()\nprint({end!r})\n".replace("\0", "")
     # Output goes into a file, which has its limit; through a pipe it would fill our own memory.
     with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile() as out:
         child = subprocess.Popen([sys.executable, "-I", "-c", script], cwd=folder, env={},

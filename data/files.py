@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import tokenizers
+import torch
 from safetensors import SafetensorError, safe_open
 
 
@@ -47,7 +48,7 @@ def run(main: Callable[[], None]) -> None:
     """Run a command: a UserError becomes one line on stderr and exit code 2, without traceback."""
     try:
         main()
-    except UserError as error:
+    except (UserError, OSError) as error:           # a full disk, a folder that is not yours …
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
@@ -128,6 +129,13 @@ def read_shards(folder: Path) -> Iterator[tuple[str, dict]]:
         yield shard, tensors
 
 
+def check_vocabulary(tokenizer: tokenizers.Tokenizer, size: int, folder: Path) -> None:
+    """UserError where a tokenizer can give ids that a model with `size` embeddings lacks."""
+    if (last := max(tokenizer.get_vocab().values())) >= size:
+        raise UserError(f"{folder}: tokenizer.json has ids up to {last}, config.json {size} "
+                        "embeddings; they belong to different models")
+
+
 def write_json(path: str | Path, value: dict) -> None:
     part = Path(f"{path}.part")
     part.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -135,11 +143,18 @@ def write_json(path: str | Path, value: dict) -> None:
 
 
 def load_strictly(module, tensors: dict, path: str | Path) -> None:
-    """A torch module's weights from tensors that are exactly its own; else a UserError."""
-    try:
-        module.load_state_dict(tensors, strict=True, assign=True)
-    except RuntimeError as error:
-        raise UserError(f"{path}: {' '.join(str(error).split())[:300]}") from None
+    """A torch module's weights, from tensors that are exactly its own in name and shape and have no
+    infinite entry or NaN; else a UserError that names one."""
+    expected = {name: tuple(w.shape) for name, w in module.state_dict().items()}
+    found = {name: tuple(w.shape) for name, w in tensors.items()}
+    for name in sorted(expected.keys() | found.keys()):
+        if expected.get(name) != found.get(name):
+            raise UserError(f"{path}: {name} is {found.get(name, 'missing')}, the config and the "
+                            f"other tensors expect {expected.get(name, 'no such weight')}")
+        if not tensors[name].sum(dtype=torch.float32).isfinite():     # faster than every entry
+            raise UserError(f"{path}: {name} holds numbers that are not finite; fetch or train it "
+                            "again")
+    module.load_state_dict(tensors, strict=True, assign=True)
 
 
 def read_safetensors(path: str | Path) -> tuple[dict, dict[str, str]]:

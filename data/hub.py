@@ -84,8 +84,9 @@ def opened(url: str, start: int = 0):
         return urllib.request.build_opener(KeepToken).open(request, timeout=60)
     except urllib.error.HTTPError as error:
         if error.code in (401, 403):
-            raise UserError(f"{url}: refused ({error.code}); accept the licence on the model's "
-                            "page and set HF_TOKEN to a token of yours that may read it") from None
+            mend = "accept the licence on the model's page and set HF_TOKEN to a token of yours " \
+                "that may read it" if server_of(url) == server_of(endpoint()) else "try again later"
+            raise UserError(f"{url}: refused ({error.code}); {mend}") from None
         if error.code == 404:
             raise UserError(f"{url} does not exist (404)") from None
         if error.code == 416:
@@ -103,7 +104,9 @@ def fetch_file(url: str, path: Path, size: int | None, digest: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     if size is None:
         with opened(url) as answer:
-            size = int(answer.headers["Content-Length"])
+            size = int(answer.headers.get("Content-Length") or 0)
+        if not size:
+            raise UserError(f"{url}: the server does not say how long it is; try again")
     for attempt in range(TRIES):
         have = part.stat().st_size if part.exists() else 0
         if have >= size:
@@ -171,18 +174,21 @@ def fetch_model(name: str, cache: Path) -> Path:
             listing = json.load(answer)
         files = [(file["rfilename"], file["size"], (file.get("lfs") or {}).get("sha256")
                   or file["blobId"]) for file in listing["siblings"] if wanted(file["rfilename"])]
+        version = listing["sha"]
+        if not re.fullmatch("[0-9a-f]{40}", version):
+            raise ValueError(f"its version is {version!r}")
         if not any(path.endswith(".safetensors") for path, _, _ in files):
             raise ValueError("it lists no safetensors")
     except TROUBLE as error:
         raise UserError(f"{hub} could not be asked for the files of {model.repository}: "
                         f"{error}") from None
-    scratch = cache / f"{folder.name}.{listing['sha'][:12]}.part"
+    scratch = cache / f"{folder.name}.{version[:12]}.part"
     for other in set(cache.glob(f"{folder.name}.*.part")) - {scratch}:
         shutil.rmtree(other)                            # begun when the hub had another version
     for path, size, digest in files:
         if (scratch / path).exists():                   # of an earlier, interrupted run
             continue
-        fetch_file(f"{hub}/{model.repository}/resolve/{listing['sha']}/{path}", scratch / path,
+        fetch_file(f"{hub}/{model.repository}/resolve/{version}/{path}", scratch / path,
                    size, digest)
     scratch.rename(folder)
     return folder

@@ -12,6 +12,33 @@ from torch import nn
 from data.files import UserError, read_json, write_json
 
 
+def check_flags(args: argparse.Namespace, per_task: int) -> None:
+    """UserError for numbers that make no sense and for flags that the mode would ignore."""
+    if min(args.steps, args.batch_size) < 1 or min(args.save_every, args.eval_samples) < 0 \
+            or not args.lr > 0 or (args.max_tasks is not None and args.max_tasks < 1):
+        raise UserError("--steps, --batch-size, --max-tasks and --lr must be positive, "
+                        "--save-every and --eval-samples not negative")
+    uses = {"--loras": ["recon"], "--one-hot": ["recon"], "--canonical": ["recon"],
+            "--recon-space": ["recon"], "--init": ["sft", "recon"], "--task": ["lora", "recon"],
+            "--max-tasks": ["lora", "recon"]}
+    for flag, modes in uses.items():
+        given = getattr(args, flag[2:].replace("-", "_")) not in (None, False, "factors")
+        if given and args.mode not in modes:
+            raise UserError(f"--mode {args.mode} has no use for {flag}; leave it out")
+    if args.mode == "recon" and not args.loras:
+        raise UserError("--mode recon needs --loras DIR, a library as --mode lora writes it")
+    if args.mode == "sft" and args.describe == "prompt":
+        raise UserError("--mode sft reads the description in T2L: use --describe lora or both")
+    if args.mode == "mtlora" and args.describe == "both":
+        raise UserError("--mode mtlora has no hypernetwork: --describe prompt, or leave it out")
+    if args.mode in ("lora", "recon") and args.describe != "lora":
+        raise UserError(f"--mode {args.mode} has no description in the prompt: leave out "
+                        "--describe")
+    if args.mode == "lora" and args.batch_size % per_task:
+        raise UserError(f"--batch-size {args.batch_size} is no multiple of {per_task}, the samples "
+                        "of each task in a batch")
+
+
 def save_state(out: Path, trainee: nn.Module, optimizer: torch.optim.Optimizer, step: int) -> None:
     """All that a resumed run needs besides the command line; beside, then renamed."""
     scratch = out / "train_state.pt.part"

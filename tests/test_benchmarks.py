@@ -26,7 +26,7 @@ ROWS = {                                # one question of our own each, and righ
                  ["B", "B.", "The answer is B.", "(B) a drop of water", "Answer: B", "A drop of "
                   "water.", "B. a drop of water, not A"],
                  ["A", "", "C. wood", "The answer is D, not B", "iron or a drop of water",
-                  "A or B"]),
+                  "A or B", "Option B is wrong, the answer is A"]),
     "arc_challenge": ({"id": "x", "question": {"stem": "What flows?", "choices": [
         c | {"label": str(i + 1)} for i, c in enumerate(ABCD)]}, "answerKey": "2"},
         ["B"], ["A", "2"]),
@@ -47,10 +47,12 @@ ROWS = {                                # one question of our own each, and righ
                    "prompt": "from math import inf\n\ndef double(x):\n    \"\"\"Twice x.\"\"\"\n",
                    "test": "def check(f):\n    assert f(2) == 4\n    assert f(inf) == inf\n"},
                   ["    return 2 * x", "y = 2 * x\n    return y",
+                   "    import math\n    return x * 2",
+                   "    y = x\n\n    return x + y", "    for _ in 'x':\n        return 2 * x",
                    "```python\ndef double(x):\n    return x + x\n```",
                    "Sure:\n```\ndef double(x):\n    return min(inf, 2 * x)\n```\nDone."],
                   ["    return x", "def double(x)", "import sys; sys.exit(0)\ndef double(x): 1",
-                   "def double(x):\n    while True: pass", ""]),
+                   "def double(x):\n    while True: pass", "", "return \0 x"]),
     "mbpp": ({"text": "Write a function to add.", "task_id": 1, "code": "",
               "test_setup_code": "import math", "test_list": ["assert add(1, 2) == 3",
                                                               "assert add(0, math.pi) > 3"]},
@@ -67,10 +69,10 @@ def test_hand_made_answers(name, tmp_path, monkeypatch):
     monkeypatch.setattr(passes, "__defaults__", (1, 1024))             # seconds, megabytes
     asked = question(name, tmp_path)
     row, right, wrong = ROWS[name]
-    for answer in right:
-        assert is_right(asked, answer, run_code=True), answer
+    for answer in right:                                  # stripped, as generate() returns them
+        assert is_right(asked, answer.strip(), run_code=True), answer
     for answer in wrong:
-        assert not is_right(asked, answer, run_code=True), answer
+        assert not is_right(asked, answer.strip(), run_code=True), answer
 
 
 @pytest.mark.parametrize("name", ROWS)
@@ -114,7 +116,8 @@ def test_code_runs_only_if_allowed_and_within_its_limits(tmp_path):
 
 @pytest.mark.parametrize("text, said", [
     ("{}", "line 1: not in the layout of piqa"), ("nonsense", "line 1"), (None, "does not exist"),
-    ("[]", "line 1"), ("\n\n", "holds no question"), (b"\xff\xfe", "not a text file in UTF-8")])
+    (json.dumps(ROWS["piqa"][0] | {"label": -1}), "label -1 of 2 options"), ("[]", "line 1"),
+    ("\n\n", "holds no question"), (b"\xff\xfe", "not a text file in UTF-8")])
 def test_files_that_are_odd(text, said, tmp_path):
     if text is not None:
         (tmp_path / "piqa.jsonl").write_bytes(text if isinstance(text, bytes) else text.encode())
@@ -139,26 +142,26 @@ def test_published_files_load(name):
 def test_published_solutions_pass_their_tests(name, field):
     rows = [json.loads(line) for line in (SHARED / f"{name}.jsonl").read_text().splitlines()[:12]]
     questions = load_benchmark(SHARED / f"{name}.jsonl")[:12]
-    assert all(passes(q, row[field].replace("\r", "")) for q, row in zip(questions, rows))
+    assert all(passes(q, row[field].replace("\r", "").strip())
+               for q, row in zip(questions, rows))
 
 
 # ------------------------------------------------------------------------------ the table
 
-def test_the_likeliest_option_per_byte_is_found():
+def test_the_likeliest_option_is_found():
     """Against the plain sum of log-probabilities, option by option, with and without an adapter."""
     model, tokenizer = (load(GOLDEN / "llama") for load in (mistral.load_model,
                                                             mistral.load_tokenizer))
     model = model.float()
-    options = ("a rather long ending", "b", "one more", "zz zz")
+    options = ("a b", "b", "one more", "zz zz")
     for lora in (None, lora_ops.load_peft(GOLDEN / "llama" / "adapter")):
         scores = []
         for text in options:
             start, answer = tokenizer.prompt("What now"), tokenizer.encode(text)
             logits = model(torch.tensor([start + answer]), lora=lora)[0].log_softmax(-1)
-            scores.append(sum(logits[len(start) - 1 + i, t].item() for i, t in enumerate(answer))
-                          / len(text))
+            scores.append(sum(logits[len(start) - 1 + i, t].item() for i, t in enumerate(answer)))
         found = benchmarks.likeliest(model, tokenizer, "What now", options, lora)
-        assert found == max(range(4), key=scores.__getitem__)
+        assert found == options[max(range(4), key=scores.__getitem__)]
 
 
 @pytest.mark.parametrize("likelihood", [False, True])

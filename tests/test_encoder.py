@@ -139,8 +139,10 @@ def test_gtes_architecture_is_what_its_description_says(pooling, segments, tmp_p
         assert torch.cosine_similarity(row.double(), expected, dim=0) > 0.9999
         torch.testing.assert_close(row, expected.float(), atol=1e-4, rtol=1e-4)
     ids = encoder.tokenizer.encode(texts[0]).ids
-    for wrong in (dict(theta=20.0), dict(factor=1.0)):               # negative controls
-        other = by_hand(weights, ids, **wrong)
+    def rolled(part: str, n: int) -> dict:                 # its n blocks of rows in another order
+        return weights | {k: w.roll(len(w) // n, 0) for k, w in weights.items() if part in k}
+    for other in (by_hand(weights, ids, theta=20.0), by_hand(weights, ids, factor=1.0),
+                  by_hand(rolled("up_gate_proj", 2), ids), by_hand(rolled("qkv_proj", 3), ids)):
         assert (other[0] - by_hand(weights, ids)[0]).abs().max() > 1e-2
 
 
@@ -155,7 +157,9 @@ def test_published_sizes_of_gte_large():
 @pytest.mark.parametrize("changes, said", [
     ({"rope_scaling": {"type": "yarn", "factor": 2.0}}, "yarn"), ({"hidden_act": "silu"}, "silu"),
     ({"rope_scaling": {"type": "ntk"}}, "rope_scaling"), ({"pack_qkv": False}, "pack_qkv=False"),
-    ({"logn_attention_scale": True}, "logn_attention"), ({"layer_norm_type": "rms_norm"}, "rms_n")])
+    ({"logn_attention_scale": True}, "logn_attention"), ({"layer_norm_type": "rms_norm"}, "rms_n"),
+    ({"layer_norm_eps": "x"}, "layer_norm_eps='x'"), ({"rope_scaling": "ntk"}, "rope_scaling"),
+    ({"num_attention_heads": 5}, "5 heads of a width of 24")])
 def test_an_encoder_that_cannot_be_honoured(changes, said, tmp_path):
     gte_folder(tmp_path, **changes)
     with pytest.raises(UserError, match=said):
@@ -167,6 +171,10 @@ def test_without_a_file_that_says_so_gte_pools_by_its_first_token(tmp_path):
     said = encoder_ops.load_encoder(tmp_path).embed(["a b c"])
     shutil.rmtree(tmp_path / "1_Pooling")
     assert torch.equal(encoder_ops.load_encoder(tmp_path).embed(["a b c"]), said)
+    for mode, same in (("cls", True), ("mean", False)):                  # as newer versions write
+        (tmp_path / "1_Pooling").mkdir(exist_ok=True)
+        (tmp_path / "1_Pooling" / "config.json").write_text(json.dumps({"pooling_mode": mode}))
+        assert torch.equal(encoder_ops.load_encoder(tmp_path).embed(["a b c"]), said) == same
 
 
 def test_a_pooling_that_is_neither_mean_nor_cls(tmp_path):

@@ -194,10 +194,18 @@ def test_broken_model_folders(kind, said, tmp_path):
 
 @pytest.mark.parametrize("family, changes, said", [
     ("llama", {"quantization_config": {"bits": 4}}, "quantization_config={'bits': 4}"),
-    ("llama", {"num_hidden_layers": "three"}, "expected sizes, .* num_hidden_layers='three'"),
-    ("llama", {"num_attention_heads": 0}, "expected sizes, .* num_attention_heads=0"),
-    ("llama", {"num_key_value_heads": 5}, "found 5 heads of keys"),
-    ("llama", {"rope_parameters": {"full_attention": {"rope_theta": 1.0}}}, "rope_parameters="),
+    ("llama", {"num_hidden_layers": "three"}, "found num_hidden_layers='three'"),
+    ("llama", {"num_attention_heads": 0}, "found num_attention_heads=0"),
+    ("llama", {"num_key_value_heads": "2"}, "found num_key_value_heads='2'"),
+    ("llama", {"num_key_value_heads": 5}, "cannot share the keys of 5 evenly"),
+    ("llama", {"rope_parameters": {"full_attention": {"rope_theta": 1.0}}}, "full_attention="),
+    ("llama", {"rope_parameters": {"rope_theta": None}}, "rope_parameters.rope_theta=None"),
+    ("llama", {"rope_scaling": {"type": "yarn"}}, "beside rope_scaling"),
+    ("llama3", {"rope_parameters": {"rope_type": "llama3", "partial_rotary_factor": 0.5}},
+     "partial_rotary_factor=0.5"),
+    ("llama", {"sliding_window": 8}, "sliding_window=8"),
+    ("mistral", {"attn_logit_softcapping": 5.0}, "attn_logit_softcapping=5.0"),
+    ("llama", {"model_type": "qwen2", "use_mrope": False}, "model_type='qwen2', use_mrope"),
     ("llama3", {"rope_parameters": {"rope_type": "llama3", "factor": 2}}, "low_freq_factor"),
     ("mistral", {"hidden_act": "gelu"}, "hidden_act='gelu'"),
     ("gemma2", {"layer_types": ["chunked_attention"] * 3}, "layer_types"),
@@ -321,6 +329,55 @@ def test_the_order_of_the_modules_can_be_said_on_the_command_line(monkeypatch):
     assert "--module-order" in refused("t2l.py", "Say it.", "--module-order", "v_proj", "mlp")
 
 
+@pytest.mark.parametrize("file, load", [
+    ("t2l.safetensors", t2l_ops.load_t2l), ("model.safetensors", encoder_ops.load_encoder)])
+def test_nan_in_other_weights(file, load, tiny_t2l, tmp_path):
+    shutil.copytree(GOLDEN / "bert", tmp_path / "bert")
+    path = (tiny_t2l if file == "t2l.safetensors" else tmp_path / "bert") / file
+    weights = load_file(path)
+    name = max(weights, key=lambda k: weights[k].numel())
+    weights[name].view(-1)[5] = torch.inf
+    save_file(weights, path)
+    with pytest.raises(UserError, match=f"{name} holds numbers that are not finite"):
+        load(path.parent)
+
+
+@pytest.mark.parametrize("changes", [{"rank": 0}, {"modules": {"q_proj": [1]}}, {"latent": -4},
+                                     {"rank": "8"}])
+def test_a_checkpoint_with_odd_sizes(changes, tiny_t2l):
+    config = json.loads((tiny_t2l / "config.json").read_text())
+    config["t2l"] |= changes
+    (tiny_t2l / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match="config.json"):
+        t2l_ops.load_t2l(tiny_t2l)
+
+
+def test_a_tokenizer_of_another_model(tmp_path):
+    shutil.copytree(GOLDEN / "llama", tmp_path / "model")
+    shutil.copytree(GOLDEN / "bert", tmp_path / "bert")
+    for folder, load in (("model", mistral.load_tokenizer), ("bert", encoder_ops.load_encoder)):
+        config = json.loads((tmp_path / folder / "config.json").read_text())
+        (tmp_path / folder / "config.json").write_text(json.dumps(config | {"vocab_size": 50}))
+        with pytest.raises(UserError, match="belong to different models|word_embeddings"):
+            load(tmp_path / folder)
+
+
+def test_where_nothing_can_be_written(tiny_t2l, tmp_path):
+    (tmp_path / "file.txt").write_text("")
+    assert "file.txt" in refused("t2l.py", "Say it twice.", "--ckpt", tiny_t2l, *TINY, "--out",
+                                 tmp_path / "file.txt" / "adapter")
+
+
+def test_an_encoder_that_is_the_language_model_must_be_that_model(tiny_t2l, monkeypatch):
+    config = json.loads((tiny_t2l / "config.json").read_text())
+    config["t2l"] |= {"encoder": "base"}
+    (tiny_t2l / "config.json").write_text(json.dumps(config))
+    monkeypatch.setattr(mistral, "read_config", lambda: mistral.Config.from_json(
+        GOLDEN / "mistral" / "config.json"))                             # the default: another
+    with pytest.raises(UserError, match="descriptions are embedded by llama itself"):
+        t2l_ops.generate_lora(t2l_ops.load_t2l(tiny_t2l), "Say it.")
+
+
 def test_a_cuda_that_is_not_there(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(UserError, match="--device cuda: PyTorch finds no CUDA device"):
@@ -332,6 +389,17 @@ def test_adapters_that_do_not_fit(tmp_path):
     A, B = lora_ops.load_peft(GOLDEN / "mistral" / "adapter")                # another head_dim
     with pytest.raises(UserError, match="does not fit the model"):
         t2l_ops.apply_lora(model, A, B)
+    batch = lora_ops.mapped((A, B), lambda w: w[None])
+    for take in (lambda: t2l_ops.apply_lora(model, *batch),
+                 lambda: lora_ops.save_peft(tmp_path / "batch", *batch)):
+        with pytest.raises(UserError, match="one adapter is needed here, not a batch"):
+            take()
+    own = lora_ops.load_peft(GOLDEN / "llama" / "adapter")
+    for odd in ((own[0], {"q_proj": own[1]["q_proj"]}),
+                (own[0], lora_ops.mapped(own, lambda w: w[:2])[1]),
+                (own[0], lora_ops.mapped(own, lambda w: w[..., :1])[1])):
+        with pytest.raises(UserError, match="has A .* and B"):
+            model(torch.zeros(1, 4, dtype=torch.long), lora=odd)
     short = tuple({m: w[:2] for m, w in side.items()} for side in
                   lora_ops.load_peft(GOLDEN / "llama" / "adapter"))
     with pytest.raises(UserError, match="does not fit the model: its q_proj is"):

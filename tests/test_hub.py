@@ -41,9 +41,12 @@ PACKED = {"plain.jsonl": LINES.encode(), "one.jsonl.gz": gzip.compress(LINES.enc
           "many.zip": zipped(x__dev=LINES, x__train="{}"), "bad.zip": b"no zip"}
 
 
+SHA = "0123456789" * 4
+
+
 class BadHub(BaseHTTPRequestHandler):
     """Serves CONTENT; `mood` says how it misbehaves with model.safetensors."""
-    mood, asked = "", []
+    mood, asked, sha = "", [], SHA
 
     def do_GET(self):
         type(self).asked.append((self.path, self.headers.get("Range"),
@@ -51,7 +54,7 @@ class BadHub(BaseHTTPRequestHandler):
         if self.mood in ("401", "403", "404"):
             return self.send_error(int(self.mood))
         if self.path.startswith("/api/"):
-            body = json.dumps({"sha": "abc", "siblings": [
+            body = json.dumps({"sha": BadHub.sha, "siblings": [
                 {"rfilename": name, "size": len(data),
                  **({"lfs": {"sha256": hashlib.sha256(data).hexdigest()}, "blobId": "x"}
                     if name == "model.safetensors" else {"blobId": hashlib.sha1(
@@ -60,7 +63,7 @@ class BadHub(BaseHTTPRequestHandler):
             return self.say(body)
         if self.path.startswith("/packed/"):
             return self.say(PACKED[self.path.removeprefix("/packed/")])
-        data = CONTENT[self.path.split("/resolve/abc/")[1]]
+        data = CONTENT[self.path.split(f"/resolve/{SHA}/")[1]]
         if len(data) < 1000:
             return self.say(data)
         if self.mood == "elsewhere" and "moved" not in self.path:
@@ -92,7 +95,7 @@ class BadHub(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server(monkeypatch):
-    BadHub.mood, BadHub.asked = "", []
+    BadHub.mood, BadHub.asked, BadHub.sha = "", [], SHA
     server = ThreadingHTTPServer(("127.0.0.1", 0), BadHub)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
@@ -141,8 +144,16 @@ def test_what_is_not_as_the_hub_states_is_not_used(mood, said, server, tmp_path)
     assert files(hub.fetch_model("gte-large", tmp_path)) >= {"config.json", "model.safetensors"}
 
 
+@pytest.mark.parametrize("sha", [None, "/../../../escaped"])
+def test_a_hub_does_not_choose_the_folder(sha, server, tmp_path):
+    server.sha = sha
+    with pytest.raises(UserError, match="its version is|could not be asked"):
+        hub.fetch_model("gte-large", tmp_path / "cache")
+    assert not (tmp_path / "cache").exists()
+
+
 def test_a_download_goes_on_where_an_earlier_run_stopped(server, tmp_path):
-    scratch, old = (tmp_path / f"gte-large-en-v1.5.{sha}.part" for sha in ("abc", "older"))
+    scratch, old = (tmp_path / f"gte-large-en-v1.5.{sha}.part" for sha in (SHA[:12], "older"))
     scratch.mkdir()
     old.mkdir()                                         # of another version: not to be mixed in
     (old / "config.json").write_text("old")
@@ -177,6 +188,9 @@ def test_benchmarks_that_are_not_what_was_published(server, tmp_path):
     changed = replace(source("plain.jsonl", 2), sha256="0" * 64)
     with pytest.raises(UserError, match="not 32 bytes with the checksum 000000000000"):
         hub.fetch_benchmarks(tmp_path / "new", {"gsm8k": changed})
+    server.mood = "403"
+    with pytest.raises(UserError, match=r"refused \(403\); try again later"):     # no token helps
+        hub.fetch_benchmarks(tmp_path / "new", {"gsm8k": source("plain.jsonl", 2)})
     assert not list(tmp_path.glob("*.jsonl")) and files(tmp_path / "new") == set()
     assert set(hub.SOURCES) == set(READERS)
 

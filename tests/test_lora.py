@@ -78,15 +78,15 @@ def test_peft_folder_round_trip_is_exact(tmp_path):
 
 
 def foreign(folder, config: dict = {}, **tensors) -> None:
-    """A LoRA as somebody else would publish it: rank 16, alpha 24, plain scale, two layers."""
+    """A LoRA as somebody else would publish it: rank 64, alpha 24, plain scale, two layers."""
     folder.mkdir(exist_ok=True)
     name = "base_model.model.model.layers.{}.self_attn.{}.lora_{}.weight".format
-    weights = {name(i, m, side): torch.randn((16, 48) if side == "A" else (d_out, 16))
+    weights = {name(i, m, side): torch.randn((64, 48) if side == "A" else (d_out, 64))
                for i in range(2) for m, d_out in (("q_proj", 48), ("v_proj", 16)) for side in "AB"}
     save_file({k: w for k, w in (weights | tensors).items() if w is not None},
               folder / "adapter_model.safetensors")
     (folder / "adapter_config.json").write_text(json.dumps(
-        {"peft_type": "LORA", "r": 16, "lora_alpha": 24} | config))
+        {"peft_type": "LORA", "r": 64, "lora_alpha": 24} | config))
 
 
 def test_adapters_made_by_others(tmp_path):
@@ -99,10 +99,10 @@ def test_adapters_made_by_others(tmp_path):
     A, B = lora_ops.load_peft(tmp_path / "plain")
     last = "base_model.model.model.layers.1.self_attn.q_proj.lora_{}.weight"
     assert torch.equal(A["q_proj"][1], raw[last.format("A")])
-    torch.testing.assert_close(B["q_proj"][1], raw[last.format("B")] * 24 / 16)
+    torch.testing.assert_close(B["q_proj"][1], raw[last.format("B")] * 24 / 64)
     foreign(tmp_path / "q only", config={"use_rslora": True}, **v)
     A, B = lora_ops.load_peft(tmp_path / "q only")
-    assert list(A) == ["q_proj"] and A["q_proj"].shape == (2, 16, 48)
+    assert list(A) == ["q_proj"] and A["q_proj"].shape == (2, 64, 48)
     foreign(tmp_path / "more", **mlp)
     with pytest.warns(UserWarning, match="left out 1 tensors such as .*up_proj"):
         lora_ops.load_peft(tmp_path / "more")
@@ -120,11 +120,12 @@ TOWER = {f"base_model.model.vision_tower.layers.{i}.self_attn.{m}.lora_{side}.we
     ({"use_dora": True}, {}, "use_dora"), ({"peft_type": "IA3"}, {}, "IA3"),
     ({"init_lora_weights": "pissa_niter_4"}, {}, "for a base it changed"),
     ({"lora_alpha": None}, {}, "lora_alpha None"), ({"lora_alpha": "24"}, {}, "lora_alpha '24'"),
-    ({}, {LAST.format("A"): torch.zeros(4, 48)}, "found ranks 16, 4"),
-    ({}, {LAST.format("B"): torch.zeros(48, 4)}, "found ranks 16, 4"),
-    ({}, {LAST.format("A"): torch.zeros(16, 40)}, "in all layers alike"),
-    ({}, {LAST.format("A"): torch.zeros(16)}, "found ranks 16, none"),
-    ({}, {LAST.format("B"): torch.full((48, 16), torch.nan)}, "not finite")])
+    ({"kasa_config": {"x": 1}}, {}, "kasa_config"),
+    ({}, {LAST.format("A"): torch.zeros(4, 48)}, "found ranks 4, 64"),
+    ({}, {LAST.format("B"): torch.zeros(48, 4)}, "found ranks 4, 64"),
+    ({}, {LAST.format("A"): torch.zeros(64, 40)}, "in all layers alike"),
+    ({}, {LAST.format("A"): torch.zeros(64)}, "found ranks 64, none"),
+    ({}, {LAST.format("B"): torch.full((48, 64), torch.nan)}, "not finite")])
 def test_adapters_that_are_refused(config, tensors, said, tmp_path):
     foreign(tmp_path, config, **tensors)
     with pytest.raises(UserError, match=said):
@@ -168,8 +169,9 @@ def test_a_merged_folder_is_the_model_with_the_adapter(name, tmp_path):
         with pytest.raises(UserError, match=said):
             lora_ops.merge(model, wrong)
     assert not (tmp_path / "wrong").exists()
-    with pytest.raises(UserError, match="is the model's own folder"):
-        lora_ops.merge_folder(source, lora, source / ".." / "sharded")
+    for full in (source / ".." / "sharded", tmp_path / "merged"):
+        with pytest.raises(UserError, match="is not empty"):
+            lora_ops.merge_folder(source, lora, full)
     with pytest.raises(UserError, match="model.safetensors does not exist"):
         lora_ops.merge_folder(tmp_path / "nowhere", lora, tmp_path / "wrong")
 

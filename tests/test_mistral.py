@@ -199,9 +199,16 @@ def test_live_parity_on_random_sizes(name, tmp_path):
     theirs = randomised(getattr(transformers, f"{kind}ForCausalLM")(cfg))
     theirs.save_pretrained(tmp_path)
     ids = torch.randint(0, sizes["vocab_size"], (pick(1, 3), pick(5, 17)))
-    ours = mistral.load_model(tmp_path, torch.float32)(ids)
+    model = mistral.load_model(tmp_path, torch.float32)
+    b, t = ids.shape
+    padded = torch.cat([ids, torch.zeros(b, 3, dtype=torch.long)], 1)
+    cache = [tuple(torch.zeros(b, t, k, c) for _ in "kv") for _ in model.model["layers"]]
+    steps = [model(ids[:, i:j], cache=cache, positions=torch.arange(i, j).expand(b, -1))
+             for i, j in [(0, 2), *((n, n + 1) for n in range(2, t))]]           # then one by one
     with torch.no_grad():
-        torch.testing.assert_close(ours, theirs(ids).logits, atol=1e-4, rtol=1e-4, msg=str(sizes))
+        expected = theirs(ids).logits
+    for found in (model(ids), model(padded)[:, :t], torch.cat(steps, 1)):
+        torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4, msg=str(sizes))
 
 
 SMOLLM2 = json.loads((GOLDEN / "smollm2.json").read_text())       # transformers' own GGUF reader

@@ -2,16 +2,19 @@
 import json
 import os
 import random
+import sys
 import warnings
 
 import pytest
 import torch
-from conftest import ROOT
+from conftest import GOLDEN, ROOT
 from safetensors.torch import load_file
 
 import lora as lora_ops
+import mistral
 import t2l as t2l_ops
 from data.files import UserError
+from encoder import load_encoder
 
 REFERENCE = ROOT.parent / "shared" / "reference"
 ARGS = {"training_task": "sft", "pred_z_score": False, "factorized": True, "delta_w_scaling": 10000,
@@ -37,12 +40,13 @@ def test_the_authors_code_gives_the_same_lora(name):
     assert (other - A["q_proj"]).abs().max() > 1e-3
 
 
-def write_folder(folder, arch: str = "L", adapter: dict = {}, extra: dict = {}, **changes):
+def write_folder(folder, arch: str = "L", adapter: dict = {}, extra: dict = {}, emb: int = 10,
+                 modules: dict | None = None, **changes):
     """A random T2L of ours in the authors' layout, as their code would have saved it."""
     rng = random.Random(arch)
-    modules = {"q_proj": (rng.randint(8, 20), rng.randint(8, 20)),
-               "v_proj": (rng.randint(8, 20), rng.randint(8, 20))}
-    t2l = t2l_ops.T2L(t2l_ops.Config(arch, 10, 3, modules, rank=4, latent=32, head_in=24)).eval()
+    modules = modules or {"q_proj": (rng.randint(8, 20), rng.randint(8, 20)),
+                          "v_proj": (rng.randint(8, 20), rng.randint(8, 20))}
+    t2l = t2l_ops.T2L(t2l_ops.Config(arch, emb, 3, modules, rank=4, latent=32, head_in=24)).eval()
     state = t2l.state_dict()
     for head in t2l.heads.values():
         torch.nn.init.normal_(head.weight)
@@ -77,13 +81,32 @@ def test_every_training_is_a_number_times_the_heads_plus_a_number(arch, training
     for side, raw, given in zip("AB", ours(emb), found(emb)):
         for m, w in raw.items():
             offset = state[f"AB_offset.{side}.{m}"]
-            expected = {"": w + offset, "delta": w / 100 + offset,
+            expected = {"": w + offset, "delta": w / 100,
                         "z-scores": w * state[f"std_recon_target.{side}.{m}"]
                         + state[f"mean_recon_target.{side}.{m}"] + offset}[kind]
             torch.testing.assert_close(given[m], expected, atol=1e-5, rtol=1e-5)
     t2l_ops.save_t2l(found, tmp_path / "ours", torch.float32, {})       # it can be kept as ours
     again = t2l_ops.load_t2l(tmp_path / "ours")
     torch.testing.assert_close(again(emb)[1]["v_proj"], found(emb)[1]["v_proj"])
+
+
+def test_the_one_command(tmp_path, monkeypatch, capsys):
+    """From the authors' folder and a description to a PEFT folder and an answer."""
+    model, encoder = mistral.load_model(GOLDEN / "llama"), load_encoder(GOLDEN / "bert")
+    write_folder(tmp_path / "t2l_demo", emb=encoder.width, model_dir="somebody/llama",
+                 modules=t2l_ops.adapted_modules(model.cfg), module_order=None)
+    monkeypatch.setattr(sys, "argv", ["t2l.py", *map(str, (
+        "--ckpt", tmp_path / "t2l_demo", "Say it twice.", "--module-order", "v_proj", "q_proj",
+        "--model", GOLDEN / "llama", "--encoder", GOLDEN / "bert", "--prompt", "hi", "--out",
+        tmp_path / "adapter"))])
+    t2l_ops.main()
+    said = capsys.readouterr()
+    assert "adapted:" in said.out and "written to" in said.out and "warning" not in said.err
+    t2l = t2l_ops.load_t2l(tmp_path / "t2l_demo", ("v_proj", "q_proj"))
+    for side, other in zip(t2l_ops.generate_lora(t2l, "Say it twice.", encoder),
+                           lora_ops.load_peft(tmp_path / "adapter")):
+        assert all(torch.equal(side[m], other[m]) for m in lora_ops.TARGETS)
+    assert lora_ops.load_peft(tmp_path / "adapter")[1]["q_proj"].abs().max() > 1e-3
 
 
 def test_the_scale_without_rank_stabilisation(tmp_path):
@@ -139,7 +162,15 @@ def test_a_pickle_that_runs_code_is_refused_and_not_run(tmp_path):
     ({"extra": {"mixer.1.weight": torch.zeros(7, 32)}}, "mixer.1.weight"),
     ({"encoder_type": "transformer"}, "cannot honour encoder_type: 'transformer'"),
     ({"use_one_hot_task_emb": True}, "cannot honour use_one_hot_task_emb: True"),
-    ({"training_task": None}, "training_task"), ({"use_inp_as_desc": True}, "use_inp_as_desc"),
+    ({"training_task": None}, "training_task: None"),
+    ({"training_task": "reconstruction"}, "training_task: 'reconstruction'"),
+    ({"training_task": "recon", "pred_z_score": True, "factorized": False}, "without factorized"),
+    ({"extra": {"AB_offset.A.k_proj": torch.zeros(3, 4, 5)}}, "AB_offset.A.k_proj"),
+    ({"extra": {"mean_recon_target.A.q_proj": torch.zeros(2, 4, 99)}, "training_task": "recon",
+      "pred_z_score": True}, "not the authors' layout"),
+    ({"adapter": {"r": 8}}, "says r 8"), ({"adapter": {"target_modules": ["q_proj"]}}, "says targ"),
+    ({"extra": {"mixer.1.bias": torch.full((128,), torch.nan)}}, "mixer.1.bias holds"),
+    ({"use_inp_as_desc": True}, "use_inp_as_desc"),
     ({"module_order": ["q_proj", "k_proj"]}, "k_proj")])
 def test_what_cannot_be_honoured_is_named(changes, said, tmp_path):
     write_folder(tmp_path, **changes)

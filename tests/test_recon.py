@@ -3,6 +3,7 @@ import json
 import math
 import random
 import sys
+from collections import Counter
 from dataclasses import replace
 
 import pytest
@@ -18,7 +19,7 @@ import plots
 import t2l as t2l_ops
 import train as train_ops
 from data.files import UserError
-from data.tasks import Sample, draw_from_each, encode, load_suite
+from data.tasks import Sample, draw_from_each, draw_tasks, encode, load_suite
 
 TINY = ["--model", str(GOLDEN / "llama"), "--encoder", str(GOLDEN / "bert"),
         "--dtype", "float32"]
@@ -230,6 +231,23 @@ def test_reconstruction_begins_with_the_mean_and_comes_near(arch, extra, library
     plots.table([one, replace(one, own=one.own + 1), replace(one, loras=8)])
     rows = capsys.readouterr().out.splitlines()[2:]
     assert len(rows) == 2 and f"{one.own + 0.5:.1f} [{one.own:.1f}, {one.own + 1:.1f}]" in rows[0]
+
+
+def test_a_batch_smaller_than_the_library_is_a_fair_draw_and_has_its_own_targets(tiny_tasks):
+    tasks = load_suite(tiny_tasks).train + load_suite(tiny_tasks).unseen
+    drawn = [next(draw_tasks(tasks, 2, seed=3, start=i)) for i in range(300)]
+    assert all(len({s.task for s in batch}) == 2 for batch in drawn)
+    counts = Counter(s.task for batch in drawn for s in batch)
+    assert all(150 < counts[task.name] < 250 for task in tasks)               # 200 each
+    whole = draw_tasks(tasks, 2, seed=3)
+    assert [next(whole) for _ in range(300)] == drawn               # resumed anywhere: the same
+    batched = random_lora(len(tasks))
+    loras = {task.name: lora_ops.mapped(batched, lambda w, i=i: w[i])
+             for i, task in enumerate(tasks)}
+    objective = library_ops.Library(loras, "factors", False, torch.float32)
+    for batch in drawn[:5]:
+        own = library_ops.stacked([loras[s.task] for s in batch])
+        assert objective(batch, own) == 0 and objective(batch[::-1], own) > 0.1
 
 
 def test_the_picture_is_drawn(tmp_path):

@@ -10,10 +10,12 @@ import torch
 from conftest import GOLDEN, ROOT
 from safetensors.torch import load_file
 
+import eval as eval_ops
 import lora as lora_ops
 import mistral
 import t2l as t2l_ops
 from data.files import UserError
+from data.tasks import load_suite
 from encoder import load_encoder
 
 REFERENCE = ROOT.parent / "shared" / "reference"
@@ -90,7 +92,7 @@ def test_every_training_is_a_number_times_the_heads_plus_a_number(arch, training
     torch.testing.assert_close(again(emb)[1]["v_proj"], found(emb)[1]["v_proj"])
 
 
-def test_the_one_command(tmp_path, monkeypatch, capsys):
+def test_the_one_command(tiny_tasks, tmp_path, monkeypatch, capsys):
     """From the authors' folder and a description to a PEFT folder and an answer."""
     model, encoder = mistral.load_model(GOLDEN / "llama"), load_encoder(GOLDEN / "bert")
     write_folder(tmp_path / "t2l_demo", emb=encoder.width, model_dir="somebody/llama",
@@ -107,6 +109,10 @@ def test_the_one_command(tmp_path, monkeypatch, capsys):
                            lora_ops.load_peft(tmp_path / "adapter")):
         assert all(torch.equal(side[m], other[m]) for m in lora_ops.TARGETS)
     assert lora_ops.load_peft(tmp_path / "adapter")[1]["q_proj"].abs().max() > 1e-3
+    with pytest.warns(UserWarning, match="which module came first"):     # in the table it is asked
+        rows = eval_ops.all_rows([tmp_path / "t2l_demo"], load_suite(tiny_tasks),
+                                 lambda cfg: encoder, model)
+    assert [row.describe for row in rows if row.t2l] == 5 * ["both"]     # as it was trained
 
 
 def test_the_scale_without_rank_stabilisation(tmp_path):

@@ -21,7 +21,7 @@ import mistral
 import t2l as t2l_ops
 from data.benchmarks import LETTERS, NEW_TOKENS, READERS, Question, is_right, load_benchmark
 from data.files import UserError, distinct, write_json
-from eval import EncoderOf
+from eval import EncoderOf, opened
 from lora import LoRA
 
 BATCH, YES_NO = 32, ("yes", "no")
@@ -79,15 +79,15 @@ def report_benchmarks(folder: Path, folders: list[Path], model: mistral.Mistral,
 
 
 def rows(folders: list[Path], encoder_of: EncoderOf, model: mistral.Mistral):
-    """(label, benchmark → [(description, adapter)], whether the prompt shows the description)."""
+    """(label, benchmark → [(description, adapter)], whether the prompt shows the description: not
+    beside an adapter, for these prompts say themselves what to do)."""
     def bare(name: str) -> list[tuple[str, LoRA | None]]:
         return [(d, None) for d in DESCRIPTIONS[name]]
     yield "base model", lambda name: bare(name)[:1], False
     yield "base model, description in its prompt", bare, True
     for folder in distinct(folders):
-        t2l = t2l_ops.load_t2l(folder)
+        t2l, encoder, _ = opened(folder, encoder_of)
         t2l_ops.check_model(t2l, model.cfg)
-        encoder = encoder_of(t2l.cfg)
 
         def own(name: str, t2l=t2l, encoder=encoder) -> list:
             return [(d, t2l_ops.generate_lora(t2l, d, encoder)) for d in DESCRIPTIONS[name]]

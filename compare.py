@@ -13,14 +13,14 @@ import torch
 
 import mistral
 import t2l as t2l_ops
-from data.files import UserError, distinct, read_json, write_json
+from data.files import UserError, distinct, write_json
 from data.tasks import Sample, Suite, Task
 from encoder import Encoder
-from eval import EncoderOf, Row, Swaps, exercises, mean, right_answers
+from eval import EncoderOf, Row, Swaps, exercises, mean, opened, right_answers
 from library import average_of, canonical, delta_error, sizes_of, stacked
 from lora import LoRA, mapped
 
-T2Ls = dict[str, tuple[t2l_ops.T2L, Encoder, dict]]         # name → T2L, its encoder, config.json
+T2Ls = dict[str, tuple[t2l_ops.T2L, Encoder, dict]]         # name → T2L, its encoder, its config
 
 
 def library_rows(loras: dict[str, LoRA], t2ls: T2Ls, tasks: list[Task]) -> list[Row]:
@@ -30,7 +30,7 @@ def library_rows(loras: dict[str, LoRA], t2ls: T2Ls, tasks: list[Task]) -> list[
             Row("oracle", "lora", swaps.own,
                 lambda samples: stacked([loras[s.task] for s in samples])),
             Row("average LoRA", "lora", swaps.own, lambda samples: average)]
-    for name, (t2l, encoder, _) in t2ls.items():
+    for name, (t2l, encoder, config) in t2ls.items():
         named = [replace(task, descriptions=(task.name,)) for task in tasks]
         known = Swaps(Suite(named, [], [])) if t2l.cfg.tasks else swaps
 
@@ -42,7 +42,8 @@ def library_rows(loras: dict[str, LoRA], t2ls: T2Ls, tasks: list[Task]) -> list[
             kinds.pop("held-out wording")
         if len(loras) == 1:
             kinds.pop("another task's")
-        rows += [Row(f"{name}, {kind}", "lora", swap, read, name) for kind, swap in kinds.items()]
+        rows += [Row(f"{name}, {kind}", config.get("describe", "lora"), swap, read, name)
+                 for kind, swap in kinds.items()]
     return rows
 
 
@@ -80,13 +81,13 @@ def load_t2ls(folders: list[Path], loras: dict[str, LoRA], base_model: str,
     """UserError where a T2L's adapters are not of the library's shapes, or for another model."""
     t2ls: T2Ls = {}
     for folder in distinct(folders):
-        t2l, config = t2l_ops.load_t2l(folder), read_json(folder / "config.json")
+        t2l, encoder, config = opened(folder, encoder_of)
         cfg = t2l.cfg
         found, wanted = (cfg.n_layers, cfg.rank, cfg.modules), sizes_of(next(iter(loras.values())))
-        if found != wanted or cfg.base_model != base_model:
+        if found != wanted or not mistral.same_model(cfg.base_model, base_model):
             raise UserError(f"{folder} is for {cfg.base_model}, adapters of {found} (layers, rank, "
                             f"modules); the library for {base_model}, {wanted}")
-        t2ls[f"T2L {folder.name}"] = t2l, encoder_of(cfg), config
+        t2ls[f"T2L {folder.name}"] = t2l, encoder, config
     return t2ls
 
 

@@ -235,7 +235,7 @@ def load_encoder(path: str | Path | None = None,
     fetched when missing; "base": the language model in the folder `model`)."""
     if path == "base":
         return LanguageModel(model)
-    folder = Path(path) if path else default_encoder()
+    folder = default_encoder() if path in (None, DEFAULT_ENCODER) else Path(path)
     if not folder.is_dir():
         folder = cache_folder() / folder.name
     if not folder.is_dir():
@@ -243,7 +243,7 @@ def load_encoder(path: str | Path | None = None,
                         "Face encoder folder (data/download.py fetches gte-large)")
     cfg = Config.from_json(folder / "config.json")
     cfg.mean_pooling = mean_pooling(folder, usual=not cfg.rope_theta)
-    weights, _ = read_safetensors(folder / "model.safetensors")
+    weights = read_safetensors(folder / "model.safetensors")
     # A pooler (for next-sentence prediction) and the constant position ids are not used here.
     weights = {k.removeprefix("bert.").removeprefix("new."): w for k, w in weights.items()}
     weights = {k: w for k, w in weights.items()

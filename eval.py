@@ -48,10 +48,6 @@ def exercises(tasks: list[Task], per_task: int, wordings: Callable[[Task], tuple
     return samples
 
 
-def some(tasks: list[Task]) -> list[Task]:
-    return random.Random(0).sample(tasks, min(SEEN, len(tasks)))
-
-
 class Swaps:
     """The controls: what stands in the place of a sample's own description."""
 
@@ -111,12 +107,19 @@ def base_rows(swaps: Swaps) -> list[Row]:
             Row("base model, description in its prompt", "prompt", swaps.own, lambda samples: None)]
 
 
-def t2l_rows(folder: Path, config: dict, suite: Suite, swaps: Swaps, encoder_of: EncoderOf,
+def opened(folder: Path, encoder_of: EncoderOf) -> tuple[t2l_ops.T2L, Encoder, dict]:
+    """A T2L, its encoder and config.json; the authors' were trained with `--describe both`."""
+    official = (folder / "hypermod.pt").exists()
+    t2l = t2l_ops.load_t2l(folder)
+    config = {"describe": "both"} if official else read_json(folder / "config.json")
+    return t2l, encoder_of(t2l.cfg), config
+
+
+def t2l_rows(folder: Path, suite: Suite, swaps: Swaps, encoder_of: EncoderOf,
              model: mistral.Mistral) -> list[Row]:
     """T2L with its own description, and under every control."""
-    t2l = t2l_ops.load_t2l(folder)
+    t2l, encoder, config = opened(folder, encoder_of)
     t2l_ops.check_model(t2l, model.cfg)
-    encoder = encoder_of(t2l.cfg)
     lines = [d for task in suite.train for d in task.descriptions[:4]]   # enough for a steady mean
     average = t2l_ops.normalised(t2l_ops.embed(encoder, lines).mean(0, keepdim=True))
 
@@ -129,9 +132,10 @@ def t2l_rows(folder: Path, config: dict, suite: Suite, swaps: Swaps, encoder_of:
 
     describe = config.get("describe", "lora")
     name = f"T2L {folder.name}" + (" + prompt" if describe == "both" else "")
+    others = [Row(f"{name}, another task's", describe, swaps.another, read, name),
+              Row(f"{name}, another's on this input", describe, swaps.neighbour, read, name)]
     return [Row(f"{name}, own description", describe, swaps.own, read, name),
-            Row(f"{name}, another task's", describe, swaps.another, read, name),
-            Row(f"{name}, another's on this input", describe, swaps.neighbour, read, name),
+            *(others if len(swaps.lines) > 1 else []),
             Row(f"{name}, random words", describe, swaps.words_at_random, read, name),
             Row(f"{name}, mean embedding", describe, swaps.own, constant, name)]
 
@@ -148,12 +152,10 @@ def all_rows(folders: list[Path], suite: Suite, encoder_of: EncoderOf,
     swaps = Swaps(suite)
     rows, last = base_rows(swaps), []
     for folder in distinct(folders):
-        official = (folder / "hypermod.pt").exists()
-        config = {"describe": "both"} if official else read_json(folder / "config.json")
-        if config.get("mode") == "mtlora":
-            rows.append(mtlora_row(folder, config, swaps))
+        if (folder / "adapter_model.safetensors").exists():
+            rows.append(mtlora_row(folder, read_json(folder / "config.json"), swaps))
         else:
-            last += t2l_rows(folder, config, suite, swaps, encoder_of, model)
+            last += t2l_rows(folder, suite, swaps, encoder_of, model)
     return rows + last
 
 
@@ -207,15 +209,19 @@ def verdict(rows: list[Row], scores: dict[str, dict[str, float]]) -> str:
 
 
 def report(folders: list[Path], suite: Suite, model: mistral.Mistral, tokenizer: mistral.Tokenizer,
-           encoder_of: EncoderOf, per_task: int, split: str = "unseen") -> str:
+           encoder_of: EncoderOf, per_task: int, split: str = "unseen",
+           keep: bool = True) -> str:
     """Run every row on `split` and on the seen tasks, print the tables, write results.json into
-    the first folder; returns the one-line result."""
+    the first folder if they are to `keep`; returns the one-line result."""
     rows = all_rows(folders, suite, encoder_of, model)
     print(f"{model.cfg.name}; {', '.join(map(str, folders))}", file=sys.stderr)
     columns = {split: exercises(getattr(suite, split), per_task,
                                 lambda t: t.descriptions + t.held_out),
-               "seen": exercises(some(suite.train), max(1, per_task // 20), lambda t: t.held_out)}
+               "seen": exercises(random.Random(0).sample(suite.train, min(SEEN, len(suite.train))),
+                                 max(1, per_task // 20), lambda t: t.held_out)}
     columns = {name: samples for name, samples in columns.items() if samples}
+    if not columns:
+        raise UserError("no task has test instances")
     sizes = [f"{name}: {len({s.task for s in samples})} tasks, {len(samples)} answers"
              for name, samples in columns.items()]
     print("\nexact match in %, [95 % interval over tasks]; " + "; ".join(sizes))
@@ -230,8 +236,9 @@ def report(folders: list[Path], suite: Suite, model: mistral.Mistral, tokenizer:
             low, high = interval(list(scores.values()))
             line += f"{mean(scores.values()):8.1f} [{low:4.1f}, {high:4.1f}]"
         print(line, flush=True)
-    write_json(folders[0] / ("results.json" if split == "unseen" else f"results_{split}.json"),
-               results)
+    if keep:
+        write_json(folders[0] / ("results.json" if split == "unseen" else f"results_{split}.json"),
+                   results)
     first, scores = next(iter(results.items()))
     if not any(row.t2l for row in rows):
         return f"{first} tasks: {rows[-1].label} {mean(scores[rows[-1].label].values()):.1f} %"
@@ -254,8 +261,8 @@ def main() -> None:
     parser = Parser("The zero-shot table, with controls.")
     add = parser.add_argument
     add("--ckpt", metavar="DIR", nargs="+", default=None,
-        help="folders that train.py wrote; with --loras of modes sft and recon, else also mtlora "
-        "(default: the committed ones)%(default).0s")
+        help="T2L folders, ours or the authors'; without --loras and --benchmarks also mtlora's "
+        "(default: the committed ones; their results are not written)%(default).0s")
     parser.folder("--loras", "the table of a library of oracles, and of T2L on its tasks", "none")
     parser.folder("--benchmarks", "the table of the paper's benchmarks in this folder", "none")
     add("--run-code", action="store_true", help="with --benchmarks: run what the model wrote")
@@ -270,6 +277,7 @@ def main() -> None:
     add("--eval-samples", type=int, default=20, metavar="N",
         help="test inputs per task of the split (seen tasks: a twentieth), or per benchmark")
     args = parser.parse_args()
+    keep = args.ckpt is not None                     # the committed results stay as they are
     if args.ckpt is None:
         args.ckpt = [] if args.loras else sorted(CHECKPOINTS.glob("*/"))
     if args.eval_samples < 1 or not (args.ckpt or args.loras):
@@ -294,7 +302,7 @@ def main() -> None:
         print(report_library(loras, base_model, folders, suite, model, tokenizer, encoder_of,
                              args.eval_samples))
         return
-    print(report(folders, suite, model, tokenizer, encoder_of, args.eval_samples, args.split))
+    print(report(folders, suite, model, tokenizer, encoder_of, args.eval_samples, args.split, keep))
 
 
 if __name__ == "__main__":

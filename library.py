@@ -36,7 +36,7 @@ def load_library(folder: str | Path) -> tuple[dict[str, LoRA], str]:
             if found != usual:
                 raise UserError(f"{path}: its shapes {found} are not those of {first}, {usual}; a "
                                 "library holds adapters of one rank for one model")
-        if models[path.name] != models[first]:
+        if not mistral.same_model(models[path.name], models[first]):
             raise UserError(f"{path} is for {models[path.name]!r}, {first} for {models[first]!r}; "
                             "a library holds adapters of one model")
     if not loras:
@@ -144,7 +144,7 @@ class Library:
         self.rows, self.space, self.seen = {name: i for i, name in enumerate(loras)}, space, 0
         self.targets = mapped(stacked(list(loras.values())), Tensor.float)
         self.mean = average_of(loras)
-        self.std = mapped(self.targets, spread)
+        self.std = mapped(self.targets, deviation)
         self.z_scores = z_scores
         if z_scores:
             self.targets = tuple({m: ((w - self.mean[i][m]) / self.std[i][m]).to(dtype)
@@ -167,7 +167,7 @@ class Library:
         return total / count
 
 
-def spread(w: Tensor) -> Tensor:
+def deviation(w: Tensor) -> Tensor:
     """The standard deviation over the library, (N, …) → (…); 1 where it is 0, or N is 1."""
     std = w.std(0, correction=0)
     return torch.where(std > 0, std, 1.0)

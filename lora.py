@@ -196,7 +196,7 @@ def load_peft(folder: str | Path) -> LoRA:
         raise UserError(f"{folder}/adapter_config.json: expected a plain LoRA with lora_alpha, "
                         f"found peft_type {config.get('peft_type')!r}, lora_alpha {alpha!r} "
                         + ", ".join(odd))
-    tensors, _ = read_safetensors(folder / "adapter_model.safetensors")
+    tensors = read_safetensors(folder / "adapter_model.safetensors")
     found: dict[str, dict] = {side + m: {} for side in "AB" for m in TARGETS}
     for key in list(tensors):
         if match := NAMED.fullmatch(key):

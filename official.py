@@ -82,7 +82,7 @@ def sizes(state: dict[str, Tensor], args: dict, adapter: dict, order: tuple[str,
     for key, found in (("r", r), ("target_modules", sorted(order))):
         said = adapter.get(key, found)
         if (sorted(said) if isinstance(said, list) else said) != found:
-            raise KeyError(f"adapter_config.json says {key} {said!r}, the tensors {found!r}: which")
+            raise UserError(f"adapter_config.json says {key} {said!r}, hypermod.pt {found!r}")
     alpha = adapter["lora_alpha"] / (1 if adapter.get("use_rslora") else r ** 0.5)
     return Config(
         "S" if "pos_emb.0.weight" in state else "M" if "out_emb_norm.weight" in state else "L",

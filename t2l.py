@@ -27,7 +27,7 @@ import mistral
 from data.download import default_model
 from data.files import (Parser, UserError, load_strictly, read_json, read_safetensors, run,
                         write_json, written_beside)
-from encoder import DEFAULT_ENCODER, Encoder, OneHot, load_encoder
+from encoder import Encoder, OneHot, load_encoder
 from lora import LoRA
 
 CHECKPOINT = Path(__file__).parent / "checkpoints" / "smollm2-135m"
@@ -254,7 +254,7 @@ def load_t2l(path: str | Path | None = None, module_order: tuple[str, ...] | Non
     raw = read_json(folder / "config.json")
     if "t2l" not in raw:
         raise UserError(f"{folder}/config.json has no \"t2l\" section; expected a folder written "
-                        "by train.py --mode sft")
+                        "by train.py --mode sft or recon")
     try:
         modules = {m: tuple(sizes) for m, sizes in raw["t2l"]["modules"].items()}
         with torch.device("meta"):
@@ -262,7 +262,7 @@ def load_t2l(path: str | Path | None = None, module_order: tuple[str, ...] | Non
     except (KeyError, TypeError, AttributeError, ValueError, ArithmeticError,
             RuntimeError) as error:
         raise UserError(f"{folder}/config.json: {error}") from None
-    tensors, _ = read_safetensors(folder / "t2l.safetensors")
+    tensors = read_safetensors(folder / "t2l.safetensors")
     load_strictly(t2l, {k: w.float() for k, w in tensors.items()}, folder / "t2l.safetensors")
     return t2l.eval()
 
@@ -289,10 +289,7 @@ def embed(encoder: Encoder, descriptions: list[str], progress: str = "") -> Tens
     return normalised(encoder.embed(texts, progress=progress))
 
 
-@functools.lru_cache(maxsize=1)
-def named_encoder(name: str, model: str | Path | None = None) -> Encoder:
-    """The encoder that a checkpoint was trained with; "base" is the language model in `model`."""
-    return load_encoder(None if name == DEFAULT_ENCODER else name, model)
+named_encoder = functools.lru_cache(maxsize=1)(load_encoder)
 
 
 def encoder_of(cfg: Config, model: str | Path | None = None) -> Encoder | OneHot:

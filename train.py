@@ -1,4 +1,5 @@
-"""Train Text-to-LoRA through a frozen language model (arXiv 2506.06105, section 3.2).
+"""Train Text-to-LoRA, through a frozen language model or towards a library of LoRAs
+(arXiv 2506.06105, section 3).
 
     python train.py --mode sft                         # the hypernetwork; default model and tasks
     python train.py --mode mtlora                      # one ordinary LoRA for all tasks
@@ -251,7 +252,7 @@ class BestSteps:
             loss = answer_loss(self.objective.model, batch, self.trainee.adapters(samples)).item()
             best = self.best.setdefault(task.name, {"validation_loss": torch.inf, "marked": 0,
                                                     "mark": torch.inf})
-            if loss < best["validation_loss"] or task.name not in self.weights:
+            if loss < best["validation_loss"]:
                 best |= {"validation_loss": loss, "best_step": step}
                 self.weights[task.name] = [w.clone() for w in self.trainee.parts(samples)[0]]
             if loss < best["mark"] - 1e-3:
@@ -347,7 +348,8 @@ def parse_args() -> argparse.Namespace:
             setattr(args, key, values[args.mode])
     if args.mode == "lora":
         args.save_every = 0                          # every task is saved when it is done
-        args.max_tasks = args.max_tasks or (None if args.task else 64)
+        if args.max_tasks is None and not args.task:
+            args.max_tasks = 64
     check_flags(args, PER_TASK)
     return args
 
@@ -369,6 +371,8 @@ def load_all(args: argparse.Namespace) -> tuple[mistral.Mistral, mistral.Tokeniz
     tokenizer = mistral.load_tokenizer(args.model)
     limit = min(MAX_TOKENS, model.cfg.max_position_embeddings)
     suite = fitting(load_suite(args.tasks), tokenizer, limit, args.describe)
+    if args.eval_samples and not any(task.test for task in suite.train + suite.unseen):
+        raise UserError("no task has test instances; --eval-samples 0 trains without a table")
     print(f"{model.cfg.name}, {len(suite.train)} training tasks, {len(suite.unseen)} unseen",
           file=sys.stderr)
     model.recompute = args.recompute
@@ -390,8 +394,9 @@ def train_oracles(args: argparse.Namespace, out: Path) -> str:
     tasks.sort(key=mean_length)
     for task in tasks:
         n_held_out(task)                                     # before the first is trained
-    begin(args, out)
-    began = time.perf_counter()
+    if not args.resume:
+        begin(args, out)
+    began, trained = time.perf_counter(), 0
     objective, together = Answers(model, tokenizer, "lora"), args.batch_size // PER_TASK
     for i in range(0, len(tasks), together):
         side_by_side = tasks[i:i + together]
@@ -404,16 +409,17 @@ def train_oracles(args: argparse.Namespace, out: Path) -> str:
         train(trainee, new_optimizer(trainee, args), batches, objective, args,
               out / f"log_{i // together:03}.jsonl", done=best.done)
         best.save(out, args.dtype)
+        trained += len(side_by_side)
     write_json(out / "config.json", settings(args) | finished())
     seconds = time.perf_counter() - began
     rate = objective.seen / seconds
-    return f"{len(tasks)} oracles in {seconds / 60:.1f} min ({rate:.0f} tokens/s)"
+    return f"{trained} oracles in {seconds / 60:.1f} min ({rate:.0f} tokens/s)"
 
 
 def through_the_model(args: argparse.Namespace):
     """--mode sft, mtlora: (trainee, draw(start), objective, evaluate(out) → one line)."""
     model, tokenizer, suite = load_all(args)
-    encoder = load_encoder(args.encoder, args.model)
+    encoder = None if args.mode == "mtlora" else load_encoder(args.encoder, args.model)
     torch.manual_seed(args.seed)
     if args.mode == "mtlora":
         trainee = PlainLoRAs(model.cfg)
@@ -438,18 +444,18 @@ def from_a_library(args: argparse.Namespace):
     loras = {name: loras[name] for name in chosen(list(loras), args)}
     if args.eval_samples:                                   # before hours, not after them
         fits_model(loras, base_model, mistral.read_config(args.model))
+    if args.eval_samples or not args.one_hot:
+        known = load_suite(args.tasks).by_name()
+        for name in loras:
+            if name not in known or args.eval_samples and not known[name].test:
+                raise UserError(f"{args.loras}/{name}: no task of that name with test inputs; give "
+                                "its --tasks, or use --one-hot and --eval-samples 0")
     targets = {name: canonical(lora) if args.canonical else lora for name, lora in loras.items()}
     if args.one_hot:
         encoder = OneHot(list(loras))
         tasks = [Task(name, (), (), (name,), ()) for name in loras]
     else:
-        encoder, suite = load_encoder(args.encoder, args.model), load_suite(args.tasks)
-        known = suite.by_name()
-        for name in loras:
-            if name not in known:
-                raise UserError(f"{args.loras}/{name}: no task of that name, so no description; "
-                                "give its --tasks, or use --one-hot")
-        tasks = [known[name] for name in loras]
+        encoder, tasks = load_encoder(args.encoder, args.model), [known[name] for name in loras]
     n, rank, modules = sizes_of(loras[tasks[0].name])
     sizes = t2l_ops.Config(
         args.arch, encoder.width, n, modules, rank,
@@ -479,7 +485,7 @@ def start_from(args: argparse.Namespace, sizes: t2l_ops.Config) -> t2l_ops.T2L:
     for key in ("arch", "emb_size", "n_layers", "modules", "rank", "base_model", "encoder",
                 "tasks"):
         found, wanted = getattr(t2l.cfg, key), getattr(sizes, key)
-        if found != wanted:
+        if found != wanted and not (key == "base_model" and mistral.same_model(found, wanted)):
             raise UserError(f"--init {args.init}: its {key} is {found!r}, this run's {wanted!r}")
     t2l.cfg.dropout = sizes.dropout                         # recon has none, sft has the paper's
     for module in t2l.modules():

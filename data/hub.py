@@ -59,7 +59,7 @@ def server_of(url: str) -> tuple[str, str]:
     return urllib.parse.urlsplit(url)[:2]                     # https and host are one thing
 
 
-class KeepToken(urllib.request.HTTPRedirectHandler):
+class DropToken(urllib.request.HTTPRedirectHandler):
     """Follows redirects, but shows the token to the server it was meant for only."""
 
     def redirect_request(self, request, *how):
@@ -81,7 +81,7 @@ def opened(url: str, start: int = 0):
     if token and server_of(url) == server_of(endpoint()):
         request.add_header("Authorization", f"Bearer {token}")
     try:
-        return urllib.request.build_opener(KeepToken).open(request, timeout=60)
+        return urllib.request.build_opener(DropToken).open(request, timeout=60)
     except urllib.error.HTTPError as error:
         if error.code in (401, 403):
             mend = "accept the licence on the model's page and set HF_TOKEN to a token of yours " \

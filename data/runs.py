@@ -13,14 +13,16 @@ from data.files import UserError, read_json, write_json
 
 
 def check_flags(args: argparse.Namespace, per_task: int) -> None:
-    """UserError for numbers that make no sense and for flags that the mode would ignore."""
+    """UserError for numbers that make no sense, and for flags that the mode would ignore where
+    that can be told from their defaults."""
     if min(args.steps, args.batch_size) < 1 or min(args.save_every, args.eval_samples) < 0 \
             or not args.lr > 0 or (args.max_tasks is not None and args.max_tasks < 1):
         raise UserError("--steps, --batch-size, --max-tasks and --lr must be positive, "
                         "--save-every and --eval-samples not negative")
     uses = {"--loras": ["recon"], "--one-hot": ["recon"], "--canonical": ["recon"],
             "--recon-space": ["recon"], "--init": ["sft", "recon"], "--task": ["lora", "recon"],
-            "--max-tasks": ["lora", "recon"]}
+            "--max-tasks": ["lora", "recon"], "--compile": ["sft", "mtlora", "lora"],
+            "--recompute": ["sft", "mtlora", "lora"]}
     for flag, modes in uses.items():
         given = getattr(args, flag[2:].replace("-", "_")) not in (None, False, "factors")
         if given and args.mode not in modes:

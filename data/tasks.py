@@ -92,6 +92,8 @@ def load_task(path: Path) -> Task:
     wordings = raw.get("Description Split", {"train": len(lines) - n_held})
     try:
         n, m, k = int(split["train"]), int(split["test"]), int(wordings["train"])
+        if min(n, m) < 0 or k < 1:
+            raise ValueError
     except (KeyError, TypeError, ValueError):
         raise UserError(f"{path}: expected \"Split\": {{\"train\": 320, \"test\": 80}} and "
                         "\"Description Split\": {\"train\": 20}, or neither") from None

@@ -3,7 +3,8 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-# 64 oracles → out/lora; a second start of this script goes on with what is there
+# 64 oracles → out/lora. In a second start of this script these go on where they stopped; the
+# recon runs begin again.
 python train.py --mode lora $(test -e out/lora/config.json && echo --resume)
 
 recon() { python train.py --mode recon --loras out/lora "$@"; }

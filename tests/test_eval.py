@@ -3,9 +3,11 @@ import random
 import sys
 
 import pytest
-from conftest import GOLDEN
+from conftest import GOLDEN, task_file
 
 import eval as eval_ops
+import train as train_ops
+from data.files import UserError
 from data.tasks import Sample, load_suite
 
 
@@ -76,7 +78,6 @@ def test_verdict_is_loud_when_the_margin_is_not_there(own, shown):
 
 
 def test_the_command_prints_a_table_of_all_folders(tiny_tasks, tmp_path, monkeypatch, capsys):
-    import train as train_ops
     tiny = ["--model", str(GOLDEN / "llama"), "--tasks", str(tiny_tasks), "--dtype", "float32"]
     folders = []
     for mode, arch in (("sft", "S"), ("sft", "L"), ("mtlora", "L")):
@@ -92,3 +93,38 @@ def test_the_command_prints_a_table_of_all_folders(tiny_tasks, tmp_path, monkeyp
                   "T2L sftL, random words"):
         assert out.count(f"\n{label} ") == 1
     assert out.count("it reads its description") == 2          # one verdict for each T2L
+
+
+def test_a_suite_of_one_task_has_no_other_tasks_rows(tmp_path, monkeypatch, capsys):
+    """And without test instances there is nothing to put into a table: said before training."""
+    (tmp_path / "tasks").mkdir()
+    task_file(tmp_path / "tasks", "alpha")
+    flags = ["--mode", "sft", "--model", GOLDEN / "llama", "--encoder", GOLDEN / "bert", "--tasks",
+             tmp_path / "tasks", "--steps", 1, "--batch-size", 2, "--eval-samples", 1]
+
+    def train(out: str) -> None:
+        monkeypatch.setattr(sys, "argv", ["train.py", *map(str, flags), "--out", out])
+        with pytest.warns(UserWarning, match="none is left to test as unseen"):
+            train_ops.main()
+    train(str(tmp_path / "out"))
+    said = capsys.readouterr().out
+    assert "random words" in said and "another" not in said
+    task_file(tmp_path / "tasks", "alpha", Split={"train": 15, "test": 0})
+    with pytest.raises(UserError, match="no task has test instances"):
+        train(str(tmp_path / "none"))
+    assert not (tmp_path / "none").exists()
+
+
+def test_the_committed_results_are_not_overwritten(tiny_tasks, tmp_path, monkeypatch):
+    """A plain `eval.py` shows the committed checkpoints; what it finds is not kept there."""
+    tiny = ["--model", GOLDEN / "llama", "--tasks", tiny_tasks, "--eval-samples", 1]
+    common = ["--encoder", GOLDEN / "bert", "--steps", 1, "--batch-size", 2]
+    monkeypatch.setattr(sys, "argv", list(map(str, [
+        "train.py", "--mode", "sft", *tiny[:4], *common, "--eval-samples", 0, "--out",
+        tmp_path / "checkpoints" / "one"])))
+    train_ops.main()
+    monkeypatch.setattr(eval_ops, "CHECKPOINTS", tmp_path / "checkpoints")
+    for extra, kept in (([], False), (["--ckpt", tmp_path / "checkpoints" / "one"], True)):
+        monkeypatch.setattr(sys, "argv", list(map(str, ["eval.py", *tiny, *extra])))
+        eval_ops.main()
+        assert (tmp_path / "checkpoints" / "one" / "results.json").exists() == kept

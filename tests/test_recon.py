@@ -11,6 +11,7 @@ import torch
 from conftest import GOLDEN, task_file
 from safetensors import safe_open
 
+import compare
 import eval as eval_ops
 import library as library_ops
 import lora as lora_ops
@@ -188,7 +189,10 @@ def test_resuming_oracles_trains_what_is_missing_only(library, tiny_tasks, monke
     for file in (library / "beta").iterdir():
         file.unlink()
     (library / "beta").rmdir()
+    logs = {path.name for path in library.glob("log*.jsonl")}
     run(monkeypatch, *flags, "--resume")
+    assert "2 oracles in" in capsys.readouterr().out         # they share a batch
+    assert logs and {path.name for path in library.glob("log*.jsonl")} == logs
     assert torch.equal(lora_ops.load_peft(library / "beta")[1]["q_proj"], before)
 
 
@@ -309,6 +313,14 @@ def test_one_hot_and_text_beside_each_other(library, tiny_tasks, tmp_path, monke
     for one_hot, lines in heard:
         assert all((line in ("alpha", "beta")) == one_hot for line in lines), lines
     assert {one_hot for one_hot, _ in heard} == {True, False}
+    for folder, describe in ((tmp_path / "text", "both"), (tmp_path / "number", "lora")):
+        config = json.loads((folder / "config.json").read_text()) | {"describe": describe}
+        (folder / "config.json").write_text(json.dumps(config))
+    t2ls = compare.load_t2ls([tmp_path / "text", tmp_path / "number"],
+                             *library_ops.load_library(library), lambda cfg: None)
+    rows = compare.library_rows(library_ops.load_library(library)[0], t2ls,
+                                load_suite(tiny_tasks).train)
+    assert [row.describe for row in rows] == 3 * ["lora"] + 3 * ["both"] + 2 * ["lora"]
     (tmp_path / "again" / "text").mkdir(parents=True)
     sys.argv.append(str(tmp_path / "again" / "text"))
     with pytest.raises(UserError, match="have the same name in the table"):
@@ -357,6 +369,7 @@ def test_libraries_that_cannot_be_learnt(library, tiny_tasks, tmp_path, monkeypa
     refused("odd: holds numbers that are not finite", "--loras", library)
     lora_ops.save_peft(odd, A, B, base_model=base)
     refused("odd: no task of that name", "--loras", library)
+    refused("odd: no task of that name", "--loras", library, "--one-hot")    # to be evaluated
     refused("the library is for .*; the language model is", "--loras", library, "--model",
             GOLDEN / "mistral")
     (odd / "adapter_config.json").unlink()
@@ -375,6 +388,8 @@ def test_a_task_with_too_few_instances(tiny_tasks, tmp_path, monkeypatch):
 @pytest.mark.parametrize("flags, said", [
     (["--mode", "lora", "--batch-size", "12"], "no multiple of 8"),
     (["--mode", "sft", "--one-hot"], "no use for --one-hot"),
+    (["--mode", "recon", "--loras", "x", "--compile"], "no use for --compile"),
+    (["--mode", "lora", "--max-tasks", "0"], "--max-tasks and --lr must be positive"),
     (["--mode", "mtlora", "--init", "x"], "no use for --init"),
     (["--mode", "recon", "--loras", "x", "--describe", "both"], "leave out --describe")])
 def test_flags_that_a_mode_would_ignore(flags, said, monkeypatch):

@@ -5,6 +5,7 @@ import os
 import shutil
 import sys
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -45,7 +46,9 @@ class Parser(argparse.ArgumentParser):
 
 
 def run(main: Callable[[], None]) -> None:
-    """Run a command: a UserError becomes one line on stderr and exit code 2, without traceback."""
+    """Run a command: a UserError becomes one line on stderr and exit code 2, without traceback; a
+    warning becomes one line, too."""
+    warnings.formatwarning = lambda message, *where: f"warning: {message}\n"
     try:
         main()
     except (UserError, OSError) as error:           # a full disk, a folder that is not yours …

@@ -242,7 +242,8 @@ def test_what_a_config_does_not_say_and_what_is_not_known(tmp_path, capsys):
     ({"Instances": ["a"]}, "no \"Instances\""), ({"Descriptions": 5}, "lacks \"Definition\""),
     ({"Split": 3}, "expected \"Split\""),
     ({"Description Split": {"train": 0}}, "expected \"Split\""),
-    ({"Split": {"train": -1, "test": 2}}, "expected \"Split\""), ({"Split": {"train": 3}}, "expected \"Split\""),
+    ({"Split": {"train": -1, "test": 2}}, "expected \"Split\""),
+    ({"Split": {"train": 3}}, "expected \"Split\""),
     ({"Instances": [{"input": "a", "output": ["b"]}, {"input": 3, "output": "c"}]},
      "instance 1 lacks")])
 def test_malformed_task_files(changes, said, tmp_path):

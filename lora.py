@@ -210,8 +210,8 @@ def load_peft(folder: str | Path) -> LoRA:
     if tensors:
         warnings.warn(f"{folder}: left out {len(tensors)} tensors such as {next(iter(tensors))}; "
                       "only q_proj and v_proj are adapted here, so it does less than it did")
-    return folded(folder, {key: list(dict(sorted(rows.items())).values())
-                           for key, rows in found.items() if rows}, alpha, config)
+    rows = {key: [part[i] for i in sorted(part)] for key, part in found.items() if part}
+    return folded(folder, rows, alpha, config)
 
 
 def folded(folder: Path, rows: dict[str, list[Tensor]], alpha: float, config: dict) -> LoRA:

@@ -102,7 +102,8 @@ def figure(runs: list[Run], path: Path) -> None:
         axes.set_xticks([size for size, _ in loras], [f"{size:.0f} ({n})" for size, n in loras])
         axes.minorticks_off()
         axes.grid(alpha=0.3)
-    left.legend(frameon=False)
+    fig.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=4,
+               frameon=False)
     fig.savefig(path, dpi=120)
 
 

@@ -73,9 +73,9 @@ def real_batch() -> tuple[list[Sample], Batch]:
     return sorted(drawn, key=lambda pair: pair[1].ids.shape[1])[4]
 
 
-def fresh_t2l(cfg: mistral.Config) -> t2l_ops.T2L:
-    """An untrained T2L-L for time and memory alone, where what the weights say does not matter."""
-    return t2l_ops.T2L(t2l_ops.Config("L", 384, cfg.num_hidden_layers,
+def fresh_t2l(cfg: mistral.Config, arch: str = "L", emb_size: int = 384) -> t2l_ops.T2L:
+    """An untrained T2L for time and memory alone, where what the weights say does not matter."""
+    return t2l_ops.T2L(t2l_ops.Config(arch, emb_size, cfg.num_hidden_layers,
                                       t2l_ops.adapted_modules(cfg))).eval()
 
 
@@ -558,8 +558,7 @@ def time_big(folder: str) -> dict:
     began = time.perf_counter()
     model = mistral.load_model(folder)
     loaded = time.perf_counter() - began
-    t2l = t2l_ops.T2L(t2l_ops.Config("L", 1024, 32, t2l_ops.adapted_modules(model.cfg))).eval()
-    emb = torch.randn(1, 1024)                                      # as gte-large would give it
+    t2l, emb = fresh_t2l(model.cfg, emb_size=1024), torch.randn(1, 1024)        # as gte-large's
     began = time.perf_counter()
     with torch.no_grad():
         A, B = t2l.adapters(emb)
@@ -593,13 +592,13 @@ def query_cost(arch: str, description: int, prompt: int, examples: int) -> dict[
     with torch.device("meta"):
         gte = encoder_ops.Encoder(encoder_ops.Config(30528, 1024, 24, 16, 4096, 8192, 2, 1e-12,
                                                      rope_theta=160_000.0, rope_factor=2.0))
-        t2l = t2l_ops.T2L(t2l_ops.Config(arch, 1024, 32, t2l_ops.adapted_modules(MISTRAL_7B)))
+        t2l = fresh_t2l(MISTRAL_7B, arch, 1024)
         model = mistral.Mistral(MISTRAL_7B)
 
         def ids(n: int) -> Tensor:
             return torch.zeros(1, n, dtype=torch.long)
         work = [lambda: gte(ids(description), torch.ones(1, description, dtype=torch.bool)),
-                lambda: t2l.eval()(torch.zeros(1, 1024)),
+                lambda: t2l(torch.zeros(1, 1024)),
                 lambda: model(ids(prompt)), lambda: model(ids(examples))]
         found = []
         for run_it in work:
@@ -628,7 +627,6 @@ PARTS = {"step": part_step, "limit": part_limit, "scale": part_scale,
          "compile": part_compile, "padding": part_padding, "memory": part_memory,
          "generation": part_generation, "oracles": part_oracles, "adapters": part_adapters,
          "startup": part_startup, "cost": part_cost, "big": part_big}
-BY_NAME_ONLY = ("big",)
 
 
 def alone(function: str, *arguments: str) -> dict:
@@ -659,7 +657,7 @@ def main() -> None:
     if odd := set(args.parts) - set(PARTS):
         raise UserError(f"no such part: {', '.join(sorted(odd))}; choose from {', '.join(PARTS)}")
     said, failed, began = [], [], time.perf_counter()
-    for name in args.parts or [part for part in PARTS if part not in BY_NAME_ONLY]:
+    for name in args.parts or [part for part in PARTS if part != "big"]:
         print(f"\n{name}. {PARTS[name].__doc__}", flush=True)
         try:
             said.append(PARTS[name]())

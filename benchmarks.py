@@ -89,10 +89,10 @@ def rows(folders: list[Path], encoder_of: EncoderOf, model: mistral.Mistral):
         t2l, encoder, _ = opened(folder, encoder_of)
         t2l_ops.check_model(t2l, model.cfg)
 
-        def own(name: str, t2l=t2l, encoder=encoder) -> list:
+        def own(name: str) -> list:
             return [(d, t2l_ops.generate_lora(t2l, d, encoder)) for d in DESCRIPTIONS[name]]
 
-        def another(name: str, own=own) -> list:
+        def another(name: str) -> list:
             others = [n for n in DESCRIPTIONS if DESCRIPTIONS[n] != DESCRIPTIONS[name]]
             return own(others[list(DESCRIPTIONS).index(name) % len(others)])
         yield f"T2L {folder.name}, own description", own, False

@@ -187,7 +187,7 @@ class Encoder(nn.Module):
 
     @torch.inference_mode()
     def embed(self, texts: list[str], batch_size: int = 64, progress: str = "") -> Tensor:
-        """Texts → (len(texts), d), fp32, not normalised. Batched by length; cut at the context."""
+        """Texts → (len(texts), d), fp32, not normalised; similar lengths together."""
         encoded = [e.ids for e in self.tokenizer.encode_batch(texts)]
         encoded = [ids if len(ids) <= self.limit else ids[:self.limit - 1] + ids[-1:]
                    for ids in encoded]                                     # the last is [SEP]

@@ -351,10 +351,9 @@ def check_model(t2l: T2L, cfg: mistral.Config) -> None:
               "expect nonsense unless one is a copy of the other", file=sys.stderr)
 
 
-def print_answers(args: argparse.Namespace, t2l: T2L, lora: LoRA) -> None:
+def print_answers(args: argparse.Namespace, lora: LoRA) -> None:
     """Every --prompt's answer without and with the adapter, side by side."""
     model = mistral.load_model(args.model, getattr(torch, args.dtype), args.device)
-    check_model(t2l, model.cfg)
     tokenizer = mistral.load_tokenizer(args.model)
     base = mistral.generate(model, tokenizer, args.prompt)
     adapted = mistral.generate(model, tokenizer, args.prompt, lora)
@@ -385,14 +384,15 @@ def main() -> None:
     start = time.perf_counter()
     lora_A, lora_B = generate_lora(t2l, description, encoder)
     seconds = time.perf_counter() - start
+    if args.prompt or args.merged:
+        check_model(t2l, mistral.read_config(args.model))
     if args.prompt:
-        print_answers(args, t2l, (lora_A, lora_B))
+        print_answers(args, (lora_A, lora_B))
     if args.out:
         lora_ops.save_peft(args.out, lora_A, lora_B, base_model=t2l.cfg.base_model,
                            description=description, encoder=encoder.name,
                            hypernetwork=fingerprint(t2l))
     if args.merged:
-        check_model(t2l, mistral.read_config(args.model))
         lora_ops.merge_folder(args.model or default_model(), (lora_A, lora_B), args.merged)
     size = sum(w.numel() for side in (lora_A, lora_B) for w in side.values())
     print(f"adapter: {size:,} numbers in {seconds:.3f} s"

@@ -366,11 +366,12 @@ def chosen(names: list[str], args: argparse.Namespace) -> list[str]:
 
 # -------------------------------------------------------------------------------- the modes
 
-def load_all(args: argparse.Namespace) -> tuple[mistral.Mistral, mistral.Tokenizer, Suite]:
+def load_all(args: argparse.Namespace, suite: Suite | None = None
+             ) -> tuple[mistral.Mistral, mistral.Tokenizer, Suite]:
     model = mistral.load_model(args.model, args.dtype, args.device)
     tokenizer = mistral.load_tokenizer(args.model)
     limit = min(MAX_TOKENS, model.cfg.max_position_embeddings)
-    suite = fitting(load_suite(args.tasks), tokenizer, limit, args.describe)
+    suite = fitting(suite or load_suite(args.tasks), tokenizer, limit, args.describe)
     if args.eval_samples and not any(task.test for task in suite.train + suite.unseen):
         raise UserError("no task has test instances; --eval-samples 0 trains without a table")
     print(f"{model.cfg.name}, {len(suite.train)} training tasks, {len(suite.unseen)} unseen",
@@ -445,7 +446,8 @@ def from_a_library(args: argparse.Namespace):
     if args.eval_samples:                                   # before hours, not after them
         fits_model(loras, base_model, mistral.read_config(args.model))
     if args.eval_samples or not args.one_hot:
-        known = load_suite(args.tasks).by_name()
+        suite = load_suite(args.tasks)
+        known = suite.by_name()
         for name in loras:
             if name not in known or args.eval_samples and not known[name].test:
                 raise UserError(f"{args.loras}/{name}: no task of that name with test inputs; give "
@@ -469,8 +471,8 @@ def from_a_library(args: argparse.Namespace):
 
     def evaluate(out: Path) -> str:
         from compare import report_library
-        model, tokenizer, suite = load_all(args)
-        return report_library(loras, base_model, [out], suite, model, tokenizer,
+        model, tokenizer, fitted = load_all(args, suite)
+        return report_library(loras, base_model, [out], fitted, model, tokenizer,
                               lambda cfg: encoder, args.eval_samples)
     trainee = TextToLoRA(t2l, encoder, tasks, not args.init, z_scores).to(args.device)
     return (trainee, lambda start: draw_tasks(tasks, args.batch_size, args.seed, start), objective,

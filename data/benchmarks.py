@@ -4,9 +4,9 @@
     right = is_right(questions[0], "The answer is B.")
 
 A file has one JSON object a line, in the layout that the benchmark was published in. The prompts'
-wording is ours; a JSON file {"arc_easy": "… {question} … {options}"} gives another, for released
-checkpoints were trained with theirs. Model-written code runs in a process that is limited in time
-and memory, and only where the caller allows it. Sources and licences are in data/hub.py.
+wording is ours; a JSON file {"arc_easy": "… {question} … {options}"} gives another, for the
+released checkpoints were trained with theirs. Model-written code runs in a process that is limited
+in time and memory, and only where the caller allows it. Sources and licences are in data/hub.py.
 """
 import json
 import os

@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import tokenizers
-import torch
 from safetensors import SafetensorError, safe_open
 
 
@@ -148,6 +147,7 @@ def write_json(path: str | Path, value: dict) -> None:
 def load_strictly(module, tensors: dict, path: str | Path) -> None:
     """A torch module's weights, from tensors that are exactly its own in name and shape and have no
     infinite entry or NaN; else a UserError that names one."""
+    import torch                                   # slow to import; data/download.py needs none
     expected = {name: tuple(w.shape) for name, w in module.state_dict().items()}
     found = {name: tuple(w.shape) for name, w in tensors.items()}
     for name in sorted(expected.keys() | found.keys()):

@@ -133,7 +133,7 @@ def load_suite(folder: str | Path | None = None) -> Suite:
 
 
 def the_papers(files: list[Path]) -> tuple[list[Path], dict]:
-    """Of natural-instructions' files (task022_….json) those that the paper uses, and its splits."""
+    """Of natural-instructions' files (task022_….json) those the paper uses, and its splits."""
     numbers = read_json(SNI_SPLITS)
     found = {int(match[1]): path for path in files if (match := re.match(r"task(\d+)_", path.name))}
     missing = [n for n in numbers["train"] + numbers["unseen"] if n not in found]

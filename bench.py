@@ -36,7 +36,8 @@ import mistral
 import t2l as t2l_ops
 import train as train_ops
 from data.files import Parser, UserError, run, write_json
-from data.tasks import Batch, Sample, draw_from_each, draw_samples, encode, load_suite
+from data.suite import load_suite
+from data.tasks import Batch, Sample, draw_from_each, draw_samples, encode
 from encoder import load_encoder
 from lora import LoRA
 

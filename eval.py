@@ -25,7 +25,8 @@ import lora as lora_ops
 import mistral
 import t2l as t2l_ops
 from data.files import Parser, UserError, distinct, read_json, run, write_json
-from data.tasks import Sample, Suite, Task, fitting, load_suite, message
+from data.suite import drop_too_long, load_suite
+from data.tasks import Sample, Suite, Task, message
 from encoder import Encoder, load_encoder
 from lora import LoRA
 
@@ -272,7 +273,7 @@ def main() -> None:
     add("--prompts", metavar="FILE", default=None,
         help="with --benchmarks: a JSON file with other prompts (default: ours)%(default).0s")
     parser.models(encoder="each checkpoint's own")
-    parser.folder("--tasks", "task files", "data/tasks")
+    parser.folder("--tasks", "task files", "the built-in suite")
     add("--split", choices=["unseen", "validation"], default="unseen", help="the tasks to test on")
     add("--eval-samples", type=int, default=20, metavar="N",
         help="test inputs per task of the split (seen tasks: a twentieth), or per benchmark")
@@ -293,7 +294,8 @@ def main() -> None:
         from benchmarks import report_benchmarks
         print(report_benchmarks(Path(args.benchmarks), folders, model, tokenizer, encoder_of, args))
         return
-    suite = fitting(load_suite(args.tasks), tokenizer, model.cfg.max_position_embeddings, "prompt")
+    suite = drop_too_long(load_suite(args.tasks), tokenizer, model.cfg.max_position_embeddings,
+                          "prompt")
     if args.loras:
         from compare import report_library
         from library import fits_model, load_library

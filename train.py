@@ -33,8 +33,9 @@ import t2l as t2l_ops
 from data.files import Parser, UserError, read_json, run, write_json
 from data.memory import keep_freed_memory, peak_memory
 from data.runs import begin, check_flags, check_folder, cut_log, load_state, save_state, settings
+from data.suite import drop_too_long, load_suite
 from data.tasks import (Batch, Sample, Suite, Task, draw_from_each, draw_samples, draw_tasks,
-                        encode, fitting, load_suite)
+                        encode)
 from encoder import Encoder, OneHot, load_encoder
 from library import Library, canonical, fits_model, load_library, sizes_of
 from lora import LoRA
@@ -304,7 +305,7 @@ def flags() -> Parser:
 
     add("--mode", choices=list(STEPS), required=True, help="what to train")
     parser.models(encoder="all-MiniLM-L6-v2")
-    parser.folder("--tasks", "task files", "data/tasks")
+    parser.folder("--tasks", "task files", "the built-in suite")
     parser.folder("--out", "the run's folder", "out/MODE")
     parser.folder("--loras", "recon: the library, a folder of PEFT folders named as tasks", "none")
     parser.folder("--init", "sft, recon: start from this T2L", "a fresh one")
@@ -371,7 +372,7 @@ def load_all(args: argparse.Namespace, suite: Suite | None = None
     model = mistral.load_model(args.model, args.dtype, args.device)
     tokenizer = mistral.load_tokenizer(args.model)
     limit = min(MAX_TOKENS, model.cfg.max_position_embeddings)
-    suite = fitting(suite or load_suite(args.tasks), tokenizer, limit, args.describe)
+    suite = drop_too_long(suite or load_suite(args.tasks), tokenizer, limit, args.describe)
     if args.eval_samples and not any(task.test for task in suite.train + suite.unseen):
         raise UserError("no task has test instances; --eval-samples 0 trains without a table")
     print(f"{model.cfg.name}, {len(suite.train)} training tasks, {len(suite.unseen)} unseen",

@@ -10,7 +10,7 @@ ROOT = Path(__file__).parent.parent
 GOLDEN = Path(__file__).parent / "golden"
 sys.path.insert(0, str(ROOT))
 
-from data import download                                                      # noqa: E402
+from data import download, generate                                            # noqa: E402
 from data.files import UserError                                               # noqa: E402
 
 
@@ -48,4 +48,12 @@ def tiny_tasks(tmp_path):
     for name in ("alpha", "beta", "gamma"):
         task_file(folder, name)
     (tmp_path / "splits.json").write_text('{"unseen": ["gamma"]}')
+    return folder
+
+
+@pytest.fixture(scope="session")
+def written(tmp_path_factory):
+    """The built-in suite as files, as --write puts them into a folder."""
+    folder = tmp_path_factory.mktemp("written")
+    generate.write(folder)
     return folder

@@ -17,7 +17,7 @@ import lora as lora_ops
 import mistral
 import t2l as t2l_ops
 from data.files import UserError, run
-from data.tasks import fitting, load_suite, load_task
+from data.suite import drop_too_long, load_suite, load_task
 
 TINY = ["--model", GOLDEN / "llama", "--encoder", GOLDEN / "bert"]
 
@@ -277,10 +277,10 @@ def test_an_answer_longer_than_the_context(tiny_tasks):
     task_file(tiny_tasks, "alpha", Instances=rows, Split={"train": 10, "test": 0})
     tokenizer, suite = mistral.load_tokenizer(GOLDEN / "llama"), load_suite(tiny_tasks)
     with pytest.warns(UserWarning, match="left out 1 instances longer than 64 tokens"):
-        kept = fitting(suite, tokenizer, 64, "lora")
+        kept = drop_too_long(suite, tokenizer, 64, "lora")
     assert sum(len(t.train) for t in kept.train) == sum(len(t.train) for t in suite.train) - 1
     with pytest.raises(UserError, match="alpha: every training instance"):
-        fitting(suite, tokenizer, 12, "lora")
+        drop_too_long(suite, tokenizer, 12, "lora")
 
 
 def test_a_prompt_longer_than_the_context():

@@ -8,7 +8,8 @@ from conftest import GOLDEN, task_file
 import eval as eval_ops
 import train as train_ops
 from data.files import UserError
-from data.tasks import Sample, load_suite
+from data.suite import load_suite
+from data.tasks import Sample
 
 
 @pytest.fixture

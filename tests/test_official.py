@@ -15,7 +15,7 @@ import lora as lora_ops
 import mistral
 import t2l as t2l_ops
 from data.files import UserError
-from data.tasks import load_suite
+from data.suite import load_suite
 from encoder import load_encoder
 
 REFERENCE = ROOT.parent / "shared" / "reference"

@@ -20,7 +20,8 @@ import plots
 import t2l as t2l_ops
 import train as train_ops
 from data.files import UserError
-from data.tasks import Sample, draw_from_each, draw_tasks, encode, load_suite
+from data.suite import load_suite
+from data.tasks import Sample, draw_from_each, draw_tasks, encode
 
 TINY = ["--model", str(GOLDEN / "llama"), "--encoder", str(GOLDEN / "bert"),
         "--dtype", "float32"]

@@ -14,7 +14,8 @@ from conftest import GOLDEN
 import mistral
 import t2l as t2l_ops
 import train as train_ops
-from data.tasks import Sample, Task, draw_samples, encode, load_suite
+from data.suite import load_suite
+from data.tasks import Sample, Task, draw_samples, encode
 from encoder import load_encoder
 
 TINY = ["--model", str(GOLDEN / "llama"), "--encoder", str(GOLDEN / "bert"),

@@ -1,8 +1,9 @@
 """What the default suite is made of: tasks, each a small function over a shared pool of inputs.
 
-A kind is a module here (letters.py) with its descriptions beside it (letters.txt). Its tasks draw
-on common pools on purpose: when the same input has another answer under every task, only the
-description can tell them apart, and that is what Text-to-LoRA has to learn to read.
+A kind is a file of wordings (letters.txt) and the code of its tasks: a module of the same name
+(letters.py), or a block of grids.py. Tasks draw on common pools on purpose: when the same input has
+another answer under every task, only the description can tell them apart, and that is what
+Text-to-LoRA has to learn to read. data/generate.py makes the tasks.
 """
 import json
 from dataclasses import dataclass
@@ -10,15 +11,15 @@ from typing import Callable, Sequence
 
 
 @dataclass(frozen=True)
-class Task:
-    """One task: `answer(item)` for every item of `pool`; the LLM reads `str(item)`."""
+class TaskSpec:
+    """What a task is made of: `answer(item)` for every item of `pool`; the LLM reads `str(item)`."""
     kind: str
     pool: Sequence
     answer: Callable
     lookup: bool      # a look-up of facts (capitals, translations): never drawn as an unseen task
 
 
-TASKS: dict[str, Task] = {}
+TASKS: dict[str, TaskSpec] = {}
 
 
 def task(pool: Sequence, lookup: bool = False) -> Callable:
@@ -29,7 +30,7 @@ def task(pool: Sequence, lookup: bool = False) -> Callable:
     """
     def register(answer: Callable) -> Callable:
         kind = answer.__module__.split(".")[-1]
-        TASKS[f"{kind}_{answer.__name__}"] = Task(kind, pool, answer, lookup)
+        TASKS[f"{kind}_{answer.__name__}"] = TaskSpec(kind, pool, answer, lookup)
         return answer
     return register
 
@@ -78,4 +79,4 @@ def grid(kind: str, pool: Sequence, parts: dict[str, Callable], cells: str,
         part, _, forms = line.strip().partition(":")
         for form in forms.split():
             name = f"{kind}_{part}" + (f"_{form}" if form != "plain" else "")
-            TASKS[name] = Task(kind, pool, cell(part, form), lookup=False)
+            TASKS[name] = TaskSpec(kind, pool, cell(part, form), lookup=False)

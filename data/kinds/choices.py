@@ -2,8 +2,8 @@
 
 Most tasks ask for the word of one category, and vary how it is written or what is told about it.
 """
-from kinds import task
-from lexicon import CATEGORY, LISTS
+from data.kinds import task
+from data.lexicon import CATEGORY, LISTS
 
 TWO_MEANINGS = {"orange", "peach", "plum", "lime", "salmon", "kiwi"}     # also colors, a bird
 POOL = [words for words in LISTS if not TWO_MEANINGS & set(words)]

@@ -4,7 +4,7 @@ In the tables / separates accepted answers (the first is trained on), - means: n
 """
 from dataclasses import dataclass
 
-from kinds import task
+from data.kinds import task
 
 CONTINENTS = {"AF": "Africa", "AS": "Asia", "EU": "Europe", "NA": "North America",
               "SA": "South America", "OC": "Oceania"}

@@ -4,8 +4,8 @@ import random
 from dataclasses import dataclass
 from datetime import date
 
-from kinds import task
-from lexicon import MEN, WOMEN
+from data.kinds import task
+from data.lexicon import MEN, WOMEN
 
 MONTHS = """January February March April May June July August September October November
     December""".split()

@@ -1,8 +1,8 @@
 """A word in another grammatical form, written in one of many ways; and words that rhyme."""
 import random
 
-from kinds import grid, task
-from kinds import words as w
+from data.kinds import grid, task
+from data.kinds import words as w
 
 PARTS = {"plural": w.plurals, "past": w.pasts, "ing": w.ing, "third": w.third_person,
          "comparative": w.comparative, "superlative": w.superlative}

@@ -1,7 +1,7 @@
 """Spelling and look of a single word: which letters (position, how many), in which case, and
 what is put around, between or after them."""
-from kinds import task
-from lexicon import WORDS
+from data.kinds import task
+from data.lexicon import WORDS
 
 COUNTS = "zero one two three four five six seven eight nine ten eleven".split()
 

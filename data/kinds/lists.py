@@ -1,8 +1,8 @@
 """Five words in a list: which of them is wanted, and in which form it is written. Every task reads
 the same lists, so that position and form can only be learned from the description.
 """
-from kinds import task
-from lexicon import LISTS
+from data.kinds import task
+from data.lexicon import LISTS
 
 
 # One item as it stands.

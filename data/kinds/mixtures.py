@@ -2,10 +2,10 @@
 or last word."""
 import random
 
-from kinds import grid
-from kinds.choices import TWO_MEANINGS
-from kinds.letters import COUNTS
-from lexicon import CATEGORIES, CATEGORY, WordList
+from data.kinds import grid
+from data.kinds.choices import TWO_MEANINGS
+from data.kinds.letters import COUNTS
+from data.lexicon import CATEGORIES, CATEGORY, WordList
 
 NAMES = {"animals": "animal", "fruits": "fruit", "colors": "color"}
 

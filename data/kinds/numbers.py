@@ -1,7 +1,7 @@
 """Small arithmetic, order and notation: pairs of numbers (`17, 42`) and single numbers (`613`)."""
 import random
 
-from kinds import task
+from data.kinds import task
 
 
 class Pair(tuple):

@@ -1,9 +1,9 @@
 """Lists with one word twice and one of another category: `dog, fig, wolf, ant, dog`."""
 import random
 
-from kinds import grid
-from kinds.choices import ORDINALS, TWO_MEANINGS
-from lexicon import CATEGORIES, CATEGORY, LISTED, WordList
+from data.kinds import grid
+from data.kinds.choices import ORDINALS, TWO_MEANINGS
+from data.lexicon import CATEGORIES, CATEGORY, LISTED, WordList
 
 
 def lists(n: int) -> list[WordList]:

@@ -2,7 +2,7 @@
 import random
 from dataclasses import dataclass
 
-from kinds import grid
+from data.kinds import grid
 
 TOPICS = {
     "restaurant": "soup waiter menu dessert kitchen table pizza wine",

@@ -1,7 +1,7 @@
 """Questions to and edits of one sentence: parts of an event (who, what, where, when) in several
 forms, and the whole sentence negated, asked, moved to another tense or person, shortened."""
-from kinds import task
-from lexicon import DAYS, EVENTS, WOMEN
+from data.kinds import task
+from data.lexicon import DAYS, EVENTS, WOMEN
 
 DIGITS = dict(two="2", three="3", four="4", five="5", six="6", seven="7", eight="8", nine="9",
               ten="10", twelve="12")

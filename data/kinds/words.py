@@ -2,8 +2,8 @@
 them, categories, opposites, translations."""
 import random
 
-from kinds import task
-from lexicon import ADJECTIVES, CATEGORY, NOUNS, VERBS, WORDS
+from data.kinds import task
+from data.lexicon import ADJECTIVES, CATEGORY, NOUNS, VERBS, WORDS
 
 MORE_NOUNS = """child man woman wife thief hero baby city country king queen prince princess uncle
     aunt nephew niece brother sister father mother son daughter friend enemy neighbor guest day

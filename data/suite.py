@@ -1,0 +1,160 @@
+"""The suite of tasks that a command trains on and tests with.
+
+    suite = load_suite()            # the built-in suite, made in memory by data/generate.py
+    suite = load_suite("DIR")       # task files of your own, or a clone of natural-instructions
+
+A task file is JSON in the schema of Super-NaturalInstructions: `Definition`, `Instances` [{input,
+output: [accepted answers]}] and, optionally, `Descriptions` (wordings of what the task asks),
+`Split` {train, test} (the first so many instances, then the next) and `Description Split`
+(likewise). `splits.json` beside the folder names the tasks that are kept from training:
+{"unseen": […], "validation": […]}.
+"""
+import re
+import warnings
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from data import generate
+from data.files import UserError, read_json
+from data.tasks import Sample, Suite, Task, message
+
+if TYPE_CHECKING:
+    from mistral import Tokenizer
+
+SNI_SPLITS = Path(__file__).parent / "sni_splits.json"
+TEST_SHARE = 0.2       # of the instances, where a task file does not say which are for testing
+
+
+def load_suite(folder: str | Path | None = None) -> Suite:
+    """The built-in suite, or all tasks of a folder, divided by the splits.json beside it.
+
+    A folder without task files that has a sub-folder tasks/ means that one. Without a splits.json
+    every task is trained on. In a clone of natural-instructions the paper's 479 and 11 tasks are
+    meant, the others are not read. UserError names the file that is missing or malformed.
+    """
+    # The built-in suite.
+    if not folder:
+        splits = read_json(generate.SPLITS)
+        tasks = generate.default_tasks()
+        generate.check_digests(tasks, splits)
+        return divide(tasks, splits, "the built-in suite", generate.SPLITS)
+
+    # Which files.
+    folder = Path(folder)
+    if (folder / "tasks").is_dir() and {p.name for p in folder.glob("*.json")} <= {"splits.json"}:
+        folder = folder / "tasks"
+    files, beside = sorted(folder.glob("*.json")), folder.parent / "splits.json"
+    splits = None
+    if beside.exists():
+        splits = read_json(beside)
+    elif (folder.parent / "splits" / "default").is_dir():
+        files, splits = paper_tasks(files)
+    if not files:
+        raise UserError(f"{folder} holds no task file; expected *.json in the schema of "
+                        "Super-NaturalInstructions (see data/suite.py)")
+
+    # Read and divide them.
+    tasks = {path.stem: load_task(path) for path in files}
+    if splits is None:
+        warnings.warn(f"no {beside}: every task is trained on, none is left to test as unseen")
+    return divide(tasks, splits or {}, str(folder), beside)
+
+
+def divide(tasks: dict[str, Task], splits: dict, where: str, path: Path) -> Suite:
+    """A suite of `tasks`; `splits`, read from `path`, names those that are not trained on."""
+    tasks, parts = dict(tasks), {}
+    for part in ("validation", "unseen"):
+        names = splits.get(part, [])
+        for name in set(names) - set(tasks):
+            raise UserError(f"{path} names {name}, which is not in {where}")
+        parts[part] = [tasks.pop(name) for name in names]
+    train = [task for task in tasks.values() if task.train]
+    if not train:
+        raise UserError(f"{where}: no task is left to train on")
+    return Suite(train, **parts)
+
+
+def paper_tasks(files: list[Path]) -> tuple[list[Path], dict]:
+    """Of natural-instructions' files (task022_….json) those the paper uses, and its splits."""
+    numbers = read_json(SNI_SPLITS)
+    found = {int(match[1]): path for path in files if (match := re.match(r"task(\d+)_", path.name))}
+    missing = [n for n in numbers["train"] + numbers["unseen"] if n not in found]
+    if missing:
+        warnings.warn(f"natural-instructions lacks {len(missing)} of the paper's tasks, among them "
+                      f"number {missing[0]}")
+    kept = [found[n] for n in numbers["train"] + numbers["unseen"] if n in found]
+    return kept, {"unseen": [found[n].stem for n in numbers["unseen"] if n in found]}
+
+
+def load_task(path: Path) -> Task:
+    """One task file; UserError names the file and what is missing in it.
+
+    Without `Split` the last fifth of the instances is for testing; without `Description Split` up
+    to eight of the wordings, at most a third; a task with one wording is tested with that one.
+    """
+    # Wordings and instances.
+    raw = read_json(path)
+    lines = as_texts(raw.get("Descriptions") or raw.get("Definition"), path,
+                     "\"Definition\" (or \"Descriptions\")")
+    rows = raw.get("Instances")
+    if not rows or not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise UserError(f"{path} has no \"Instances\": expected a list of "
+                        "{\"input\": \"…\", \"output\": [\"…\"]}")
+    pairs = []
+    for i, row in enumerate(rows):
+        if not isinstance(row.get("input"), str):
+            raise UserError(f"{path}: instance {i} lacks a text \"input\"")
+        answers = as_texts(row.get("output"), path, f"instance {i}'s output")
+        pairs.append((row["input"], tuple(answers)))
+
+    # What of them is for training.
+    n_test, n_held = round(TEST_SHARE * len(pairs)), min(8, len(lines) // 3)
+    split = raw.get("Split", {"train": len(pairs) - n_test, "test": n_test})
+    wordings = raw.get("Description Split", {"train": len(lines) - n_held})
+    try:
+        n, m, k = int(split["train"]), int(split["test"]), int(wordings["train"])
+        if min(n, m) < 0 or k < 1:
+            raise ValueError
+    except (KeyError, TypeError, ValueError):
+        raise UserError(f"{path}: expected \"Split\": {{\"train\": 320, \"test\": 80}} and "
+                        "\"Description Split\": {\"train\": 20}, or neither") from None
+    return Task(path.stem, tuple(pairs[:n]), tuple(pairs[n:n + m]),
+                tuple(lines[:k]), tuple(lines[k:] or lines))
+
+
+def as_texts(found, path: Path, what: str) -> list[str]:
+    """`found` as a list of non-empty texts (SNI has both "…" and ["…"]), or a UserError."""
+    found = [found] if isinstance(found, str) else found
+    if not found or not isinstance(found, list) \
+            or not all(isinstance(x, str) and x.strip() for x in found):
+        raise UserError(f"{path} lacks {what}: expected a list of non-empty texts")
+    return found
+
+
+def drop_too_long(suite: Suite, tokenizer: "Tokenizer", limit: int, describe: str) -> Suite:
+    """The suite without the instances that exceed `limit` tokens; a warning says how many.
+
+    UserError names a task of which no training instance is left.
+    """
+    def fits(task: Task, pair: tuple) -> bool:
+        longest = max(task.descriptions, key=len)
+        sample = Sample(task.name, longest, pair[0], (max(pair[1], key=len),))
+        if len((longest + pair[0] + sample.answers[0]).encode()) + 32 <= limit:
+            return True                    # a token has at least one byte: no need to tokenise
+        ids = tokenizer.prompt(message(sample, describe)) + tokenizer.answer(sample.answers[0])
+        return len(ids) <= limit
+
+    kept, dropped = {}, 0
+    for part, tasks in vars(suite).items():
+        kept[part] = []
+        for task in tasks:
+            train, test = (tuple(pair for pair in pairs if fits(task, pair))
+                           for pairs in (task.train, task.test))
+            dropped += len(task.train) + len(task.test) - len(train) - len(test)
+            if part == "train" and not train:
+                raise UserError(f"{task.name}: every training instance exceeds {limit} tokens")
+            kept[part].append(replace(task, train=train, test=test))
+    if dropped:
+        warnings.warn(f"left out {dropped} instances longer than {limit} tokens with their answer")
+    return Suite(**kept)

@@ -5,10 +5,12 @@
 
 A BERT (arXiv 1810.04805) such as MiniLM; or gte-large-en-v1.5 (arXiv 2407.19669), a BERT with
 rotary positions and a gated MLP, which calls its architecture "new"; or the language model itself.
-The first two in fp32; modules carry Hugging Face's names. Reading order: Config, the two kinds of
+The first two in fp32; modules carry Hugging Face's names. Reading order: config, the two kinds of
 layers, the encoder, the language model as encoder, one-hot "encoding", loading.
 Shapes: b texts, t tokens, d width, h heads, c channels of a head.
 """
+import functools
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,21 +20,25 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
-import mistral
-from data.download import cache_folder, default_encoder
-from data.files import (UserError, check_vocabulary, load_strictly, read_json, read_safetensors,
-                        read_tokenizer)
+from mistral import load_model, load_tokenizer, read_config, rope_table, rotate
+from utils.cli import UserError
+from utils.download import cache_folder, default_encoder
+from utils.hf_config import read_encoder_config
+from utils.peft import same_model
+from utils.rope import ntk_scaling
+from utils.tokenizer import check_vocabulary, pad, read_tokenizer
+from utils.weights import load_weights, read_safetensors
 
 DEFAULT_ENCODER = "all-MiniLM-L6-v2"
 
 
 @dataclass
-class Config:
-    """The fields of a config.json that this encoder honours; rope_* with model_type "new" only."""
+class EncoderConfig:
+    """The fields of a config.json that this encoder honours; rope_* are gte-large's alone."""
     vocab_size: int
-    hidden_size: int
+    hidden_size: int                          # d
     num_hidden_layers: int
-    num_attention_heads: int
+    num_attention_heads: int                  # h
     intermediate_size: int
     max_position_embeddings: int
     type_vocab_size: int
@@ -41,37 +47,11 @@ class Config:
     rope_factor: float = 1.0                  # "ntk" scaling
     mean_pooling: bool = True                 # else the first token's state stands for the text
 
-    @classmethod
-    def from_json(cls, path: Path) -> "Config":
-        raw = read_json(path)
-        new = raw.get("model_type") == "new"
-        usual = {"model_type": "bert", "hidden_act": "gelu", "position_embedding_type": "absolute"}
-        if new:
-            usual |= {"model_type": "new", "position_embedding_type": "rope", "pack_qkv": True,
-                      "layer_norm_type": "layer_norm", "logn_attention_scale": False,
-                      "logn_attention_clip1": False}
-        scaling = raw.get("rope_scaling") or {"type": "ntk", "factor": 1.0}
-        scaling = scaling if isinstance(scaling, dict) else {"type": scaling}
-        odd = [f"{k}={raw[k]!r}" for k, v in usual.items() if raw.get(k, v) != v]
-        if new and (scaling.get("type") != "ntk" or scaling.get("mixed_b")
-                    or not isinstance(scaling.get("factor"), int | float)):
-            odd.append(f"rope_scaling={scaling!r}")
-        names = list(cls.__dataclass_fields__)[:8] + ["rope_theta"] * new
-        odd += [f"{name}={raw.get(name)!r}" for name in names
-                if not isinstance(raw.get(name), int | float)]
-        if not odd and raw["hidden_size"] % raw["num_attention_heads"]:
-            odd.append(f"{raw['num_attention_heads']} heads of a width of {raw['hidden_size']}")
-        if odd:
-            raise UserError(f"{path}: cannot honour {', '.join(odd)}; expected a BERT encoder such "
-                            "as all-MiniLM-L6-v2, or gte-large-en-v1.5")
-        return cls(**{name: raw[name] for name in names},
-                   rope_factor=scaling["factor"] if new else 1.0)
-
 
 class Embeddings(nn.Module):
     """Word + position (where there is no RoPE) + segment (always 0), normalised."""
 
-    def __init__(self, cfg: Config):
+    def __init__(self, cfg: EncoderConfig):
         super().__init__()
         d = cfg.hidden_size
         self.word_embeddings = nn.Embedding(cfg.vocab_size, d)
@@ -93,7 +73,7 @@ class Embeddings(nn.Module):
 class BertLayer(nn.Module):
     """Bidirectional attention and a GELU MLP, each followed by LayerNorm (post-norm)."""
 
-    def __init__(self, cfg: Config):
+    def __init__(self, cfg: EncoderConfig):
         super().__init__()
         d, self.h = cfg.hidden_size, cfg.num_attention_heads
         self.attention = nn.ModuleDict({
@@ -115,10 +95,10 @@ class BertLayer(nn.Module):
         return self.output["LayerNorm"](x + y)
 
 
-class NewLayer(nn.Module):
+class GteLayer(nn.Module):
     """The same with q, k and v from one matrix, RoPE, a gated MLP: down(up x · gelu(gate x))."""
 
-    def __init__(self, cfg: Config):
+    def __init__(self, cfg: EncoderConfig):
         super().__init__()
         d, self.h = cfg.hidden_size, cfg.num_attention_heads
         self.attention = nn.ModuleDict({"qkv_proj": nn.Linear(d, 3 * d), "o_proj": nn.Linear(d, d)})
@@ -131,7 +111,7 @@ class NewLayer(nn.Module):
     def forward(self, x: Tensor, mask: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
         b, t, d = x.shape
         q, k, v = self.attention["qkv_proj"](x).view(b, t, 3, self.h, d // self.h).unbind(2)
-        q, k = mistral.rotate(q, rope), mistral.rotate(k, rope)
+        q, k = rotate(q, rope), rotate(k, rope)
         q, k, v = (z.transpose(1, 2) for z in (q, k, v))                     # (b, h, t, c)
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2)
         x = self.attn_ln(x + self.attention["o_proj"](y.reshape(b, t, d)))
@@ -139,23 +119,22 @@ class NewLayer(nn.Module):
         return self.mlp_ln(x + self.mlp["down_proj"](up * F.gelu(gate)))
 
 
-def rope_of(t: int, cfg: Config) -> tuple[Tensor, Tensor]:
-    """cos, sin (t, 1, c). "ntk" scaling by s: theta becomes s · theta, and every frequency is
-    divided by s^(2/c), so that the fastest slow down least."""
-    c, s = cfg.hidden_size // cfg.num_attention_heads, cfg.rope_factor
-    frequencies = (s * cfg.rope_theta) ** (-torch.arange(0, c, 2).float() / c) / s ** (2 / c)
-    return mistral.rope_table(torch.arange(t), frequencies, torch.float32)
+def gte_rope(t: int, cfg: EncoderConfig) -> tuple[Tensor, Tensor]:
+    """cos, sin (t, 1, c)."""
+    c = cfg.hidden_size // cfg.num_attention_heads
+    frequencies = ntk_scaling(c, cfg.rope_theta, cfg.rope_factor)
+    return rope_table(torch.arange(t), frequencies, torch.float32)
 
 
-def in_batches(encoded: list[list[int]], d: int, batch_size: int, progress: str,
-               read: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+def embed_in_batches(encoded: list[list[int]], d: int, batch_size: int, progress: str,
+                     read: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
     """`read`'s rows (len(encoded), d) for all texts, in their order; it is given some of similar
     length at a time: ids (b, t), padded at the right, and their lengths (b,)."""
     order = sorted(range(len(encoded)), key=lambda i: len(encoded[i]))
     rows = torch.empty(len(encoded), d)
     for start in tqdm(range(0, len(order), batch_size), desc=progress, disable=not progress):
         batch = order[start:start + batch_size]
-        ids = mistral.pad([encoded[i] or [0] for i in batch])
+        ids = pad([encoded[i] or [0] for i in batch])
         rows[batch] = read(ids, torch.tensor([len(encoded[i]) for i in batch])).float()
     return rows
 
@@ -163,13 +142,13 @@ def in_batches(encoded: list[list[int]], d: int, batch_size: int, progress: str,
 class Encoder(nn.Module):
     """BERT without its pooler; `embed` turns texts into vectors."""
 
-    def __init__(self, cfg: Config):
+    def __init__(self, cfg: EncoderConfig):
         super().__init__()
         self.cfg, self.name, self.width = cfg, "", cfg.hidden_size
         # BERTs are tuned on at most 256 tokens; with RoPE the context is what a text may have
         self.limit = min(cfg.max_position_embeddings, 8192 if cfg.rope_theta else 256)
         self.embeddings = Embeddings(cfg)
-        layer = NewLayer if cfg.rope_theta else BertLayer
+        layer = GteLayer if cfg.rope_theta else BertLayer
         self.encoder = nn.ModuleDict({
             "layer": nn.ModuleList(layer(cfg) for _ in range(cfg.num_hidden_layers))})
 
@@ -177,7 +156,7 @@ class Encoder(nn.Module):
         """ids, mask (b, t), True where there is a token → (b, d): the mean of the last states, or
         the first token's."""
         x = self.embeddings(ids)
-        rope = rope_of(ids.shape[1], self.cfg) if self.cfg.rope_theta else None
+        rope = gte_rope(ids.shape[1], self.cfg) if self.cfg.rope_theta else None
         for layer in self.encoder["layer"]:
             x = layer(x, mask[:, None, None], rope)
         if not self.cfg.mean_pooling:
@@ -191,8 +170,10 @@ class Encoder(nn.Module):
         encoded = [e.ids for e in self.tokenizer.encode_batch(texts)]
         encoded = [ids if len(ids) <= self.limit else ids[:self.limit - 1] + ids[-1:]
                    for ids in encoded]                                     # the last is [SEP]
-        return in_batches(encoded, self.width, batch_size, progress, lambda ids, lengths: self(
-            ids, torch.arange(ids.shape[1]) < lengths[:, None]))
+
+        def read(ids: Tensor, lengths: Tensor) -> Tensor:
+            return self(ids, torch.arange(ids.shape[1]) < lengths[:, None])
+        return embed_in_batches(encoded, self.width, batch_size, progress, read)
 
 
 class OneHot:
@@ -205,7 +186,7 @@ class OneHot:
     def embed(self, texts: list[str], progress: str = "") -> Tensor:
         rows = torch.zeros(len(texts), len(self.tasks))
         for row, text in zip(rows, texts):
-            name = text.removesuffix(".")                    # which embed() in t2l.py appends
+            name = text.removesuffix(".")                    # which embed() below appends
             if name not in self.tasks:
                 raise UserError(f"a one-hot T2L knows its own tasks only, not {name!r}; give "
                                 "one of " + ", ".join(self.tasks))
@@ -219,15 +200,19 @@ class LanguageModel:
     name, limit = "base", 512
 
     def __init__(self, folder: str | Path | None = None):
-        self.model, tokenizer = mistral.load_model(folder), mistral.load_tokenizer(folder)
+        self.model, tokenizer = load_model(folder), load_tokenizer(folder)
         self.tokenizer, self.width = tokenizer.tokenizer, self.model.cfg.hidden_size
 
     @torch.inference_mode()
     def embed(self, texts: list[str], batch_size: int = 32, progress: str = "") -> Tensor:
         encoded = [e.ids[:self.limit] or [0] for e in self.tokenizer.encode_batch(texts)]
-        return in_batches(encoded, self.width, batch_size, progress, lambda ids, lengths:
-                          self.model.states(ids)[range(len(ids)), lengths - 1])
 
+        def read(ids: Tensor, lengths: Tensor) -> Tensor:
+            return self.model.states(ids)[range(len(ids)), lengths - 1]       # the last token's
+        return embed_in_batches(encoded, self.width, batch_size, progress, read)
+
+
+# ---------------------------------------------------------------------------------- loading
 
 def load_encoder(path: str | Path | None = None,
                  model: str | Path | None = None) -> "Encoder | LanguageModel":
@@ -240,9 +225,10 @@ def load_encoder(path: str | Path | None = None,
         folder = cache_folder() / folder.name
     if not folder.is_dir():
         raise UserError(f"{path} is not a folder, nor one in {cache_folder()}; expected a Hugging "
-                        "Face encoder folder (data/download.py fetches gte-large)")
-    cfg = Config.from_json(folder / "config.json")
-    cfg.mean_pooling = mean_pooling(folder, usual=not cfg.rope_theta)
+                        "Face encoder folder (python -m utils.download --model gte-large fetches "
+                        "gte-large)")
+
+    cfg = EncoderConfig(**read_encoder_config(folder))
     weights = read_safetensors(folder / "model.safetensors")
     # A pooler (for next-sentence prediction) and the constant position ids are not used here.
     weights = {k.removeprefix("bert.").removeprefix("new."): w for k, w in weights.items()}
@@ -250,27 +236,74 @@ def load_encoder(path: str | Path | None = None,
                if not k.startswith("pooler.") and not k.endswith("position_ids")}
     with torch.device("meta"):
         encoder = Encoder(cfg)
-    load_strictly(encoder, weights, folder)
+    load_weights(encoder, weights, folder)
+
     encoder.name = str(path or DEFAULT_ENCODER)
     encoder.tokenizer = read_tokenizer(folder / "tokenizer.json")
     check_vocabulary(encoder.tokenizer, cfg.vocab_size, folder)
-    encoder.tokenizer.no_padding()
-    encoder.tokenizer.no_truncation()
     return encoder.float().requires_grad_(False).eval()
 
 
-def mean_pooling(folder: Path, usual: bool) -> bool:
-    """What 1_Pooling/config.json says, the mean of all tokens or the first token; without such a
-    file what is `usual`: the mean for BERTs such as MiniLM, the first token for gte."""
-    path = folder / "1_Pooling" / "config.json"
-    if not path.exists():
-        return usual
-    said = read_json(path)
-    modes = [said["pooling_mode"]] if "pooling_mode" in said else \
-        [key for key, on in said.items() if key.startswith("pooling_mode_") and on is True]
-    if modes in (["mean"], ["pooling_mode_mean_tokens"]):                    # new style, old style
-        return True
-    if modes in (["cls"], ["pooling_mode_cls_token"]):
-        return False
-    raise UserError(f"{path}: expected mean or CLS pooling, found "
-                    + (", ".join(map(str, modes)) or "none"))
+cached_encoder = functools.lru_cache(maxsize=1)(load_encoder)
+
+
+def encoder_for(cfg, model: str | Path | None = None,
+                other: str | None = None) -> "Encoder | LanguageModel | OneHot":
+    """What a T2L's descriptions are to be embedded with: by its T2LConfig, or `other`; `model` is
+    the language model's folder."""
+    if cfg.tasks:
+        return OneHot(cfg.tasks)
+    if other:
+        encoder = cached_encoder(other, model)
+        if encoder.width != cfg.emb_size:
+            raise UserError(f"--encoder {other} gives {encoder.width} numbers, this T2L reads "
+                            f"{cfg.emb_size}: it was trained with another encoder")
+        return encoder
+    if cfg.encoder == "base" and not model and not same_model(cfg.base_model, read_config().name):
+        raise UserError(f"descriptions are embedded by {cfg.base_model} itself: give its folder as "
+                        "--model, or generate_lora encoder=load_encoder(\"base\", folder)")
+    return cached_encoder(cfg.encoder, model)
+
+
+# ------------------------------------------------------------------ description → embedding
+
+def normalised(embeddings: Tensor) -> Tensor:
+    """e / ‖e‖ · √d for (b, d): every entry of order one. A zero vector stays zero."""
+    norm = embeddings.norm(dim=-1, keepdim=True).clamp_min(1e-12)
+    return embeddings / norm * math.sqrt(embeddings.shape[-1])
+
+
+def embed(encoder: "Encoder | LanguageModel | OneHot", descriptions: list[str],
+          progress: str = "") -> Tensor:
+    """Descriptions → (b, d), normalised; one that ends in a letter gets a full stop."""
+    texts = [text + "." if text[-1:].isalpha() else text for text in map(str.strip, descriptions)]
+    return normalised(encoder.embed(texts, progress=progress))
+
+
+@torch.no_grad()
+def init_linear_lda(linear: nn.Linear, embeddings: Tensor, groups: list[Tensor]) -> None:
+    """Start T2L's first layer as a linear discriminant analysis (an addition to the paper).
+
+    embeddings (N, e) are all descriptions', `groups` those of each task, (k, e). To a sentence
+    encoder all instructions look alike, and wording moves the embedding as much as meaning does. So
+    the layer starts with the directions in which the tasks' means differ most, measured in units of
+    the spread within a task; each output has mean 0 and variance 1. All is learnt on from there.
+    """
+    center = embeddings.mean(0)
+    groups = [group - center for group in groups]
+    means = torch.stack([group.mean(0) for group in groups])                   # (tasks, e)
+
+    # Whiten by the covariance within tasks; the tasks' main axes in that space.
+    within = torch.cat([group - group.mean(0) for group in groups])
+    cov = within.T @ within / len(within)
+    cov += (0.2 * cov.diagonal().mean() + 1e-6) * torch.eye(len(cov))          # shrinkage
+    root = torch.linalg.cholesky(cov)
+    solve = torch.linalg.solve_triangular
+    _, _, axes = torch.linalg.svd(solve(root, means.T, upper=False).T, full_matrices=False)
+    axes = solve(root.T, axes[:linear.out_features].T, upper=True).T           # (≤ out, e)
+
+    # Unit variance; few tasks span few directions, the other outputs stay as they were drawn.
+    sizes = (torch.cat(groups) @ axes.T).square().mean(0).sqrt()
+    known = sizes > 1e-4
+    linear.weight[:len(axes)][known] = axes[known] / sizes[known, None]
+    linear.bias.copy_(-linear.weight @ center)

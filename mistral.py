@@ -3,11 +3,10 @@
     model, tokenizer = load_model(), load_tokenizer()     # SmolLM2-135M-Instruct, fetched once
     print(generate(model, tokenizer, ["What is the capital of France?"]))
 
-Reading order: Config, the three parts of a layer (RMSNorm, Attention, MLP), the model, loading, the
-chat format, generation. Modules carry Hugging Face's names, so its weight files load as they are.
-Shapes: b batch, t tokens, d width, h heads, k key/value heads, g = h / k, c channels of a head.
+Reading order: config, a layer (RMSNorm, RoPE, attention, MLP), the model, loading, generation.
+Modules carry Hugging Face's names, so its weight files load as they are. Shapes: b batch, t tokens,
+T key positions, d width, h query heads, k key/value heads, g = h / k, c channels of a head.
 """
-import math
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,33 +16,36 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-import lora as lora_ops
-from data.config import read_fields
-from data.download import default_model
-from data.files import (UserError, check_vocabulary, load_strictly, read_shards,
-                        read_tokenizer)
-from lora import LoRA
+from lora import TARGETS, LoRA, contiguous_by_layer, lora_linear, map_lora, split_layers
+from utils.cli import UserError, check_device
+from utils.download import default_model
+from utils.hf_config import read_decoder_config
+from utils.peft import check_one_each
+from utils.rope import rope_frequencies
+from utils.tokenizer import Tokenizer, pad, read_chat_tokenizer
+from utils.weights import load_weights, read_model_weights
 
+Pair = tuple[Tensor, Tensor]     # cos and sin, keys and values, or one layer's A and B
 PLAIN_ATTENTION_UP_TO = 256      # key positions; see Attention.attend
 
 
 @dataclass
-class Config:
+class MistralConfig:
     """The fields of a Hugging Face config.json that this decoder honours, by their names there."""
     vocab_size: int
-    hidden_size: int
+    hidden_size: int                           # d
     intermediate_size: int
-    num_hidden_layers: int
-    num_attention_heads: int
-    num_key_value_heads: int
-    head_dim: int
+    num_hidden_layers: int                     # n
+    num_attention_heads: int                   # h
+    num_key_value_heads: int                   # k
+    head_dim: int                              # c
     rms_norm_eps: float
     rope_theta: float
     sliding_window: int | None
     tie_word_embeddings: bool
     max_position_embeddings: int
     eos_token_id: tuple[int, ...]
-    name: str = ""                 # where the model comes from; recorded in adapters
+    name: str = ""                             # where the model comes from; recorded in adapters
     windowed: tuple[int, ...] = ()             # the layers that have the sliding window
     llama3: dict | None = None     # factor, low_ and high_freq_factor, original_max_position_…
     gemma: bool = False            # four norms with 1 + w, GeGLU, embeddings times √d
@@ -51,16 +53,11 @@ class Config:
     attn_logit_softcapping: float | None = None        # bounds the scores to ± this
     final_logit_softcapping: float | None = None       # … and the logits
 
-    @classmethod
-    def from_json(cls, path: Path) -> "Config":
-        """Read config.json, old style or new; UserError names what this decoder cannot honour."""
-        return cls(**read_fields(path))
-
 
 class RMSNorm(nn.Module):
     """x / rms(x) · weight, normalised in fp32 whatever the dtype; Gemma's weight is 1 + w."""
 
-    def __init__(self, cfg: Config):
+    def __init__(self, cfg: MistralConfig):
         super().__init__()
         self.weight = nn.Parameter(torch.ones(cfg.hidden_size))
         self.eps, self.gemma = cfg.rms_norm_eps, cfg.gemma
@@ -73,45 +70,29 @@ class RMSNorm(nn.Module):
         return self.weight * wide.to(x.dtype)
 
 
-def frequencies_of(cfg: Config, device: torch.device) -> Tensor:
-    """(c/2,): the pair of channels i turns by theta^(-2i/c) from one position to the next."""
-    c = cfg.head_dim
-    frequencies = cfg.rope_theta ** (-torch.arange(0, c, 2, device=device).float() / c)
-    if cfg.llama3:
-        frequencies = stretched(frequencies, *cfg.llama3.values())
-    return frequencies
+# ---------------------------------------------------------------------- rotary positions (RoPE)
 
-
-def rope_table(positions: Tensor, frequencies: Tensor,
-               dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """cos, sin (…, t, 1, c) for positions (…, t) and frequencies (c/2,), half-split."""
+def rope_table(positions: Tensor, frequencies: Tensor, dtype: torch.dtype) -> Pair:
+    """cos, sin (…, t, 1, c) for positions (…, t) and frequencies (c/2,), half-split: the pair of
+    channels i, i + c/2 turns by frequencies[i] from one position to the next."""
     angles = positions[..., None] * frequencies                              # (…, t, c/2)
     angles = torch.cat([angles, angles], -1).unsqueeze(-2)
     return angles.cos().to(dtype), angles.sin().to(dtype)
 
 
-def stretched(frequencies: Tensor, factor: float, low: float, high: float, context: int) -> Tensor:
-    """Llama 3.1's frequencies (arXiv 2407.21783) for more than the `context` it was trained with.
-
-    Those that turn `high` times or more within it stay, those that turn `low` times or less become
-    `factor` times slower, and between them the two are mixed linearly in the number of turns.
-    """
-    turns = context * frequencies / (2 * math.pi)
-    kept = ((turns - low) / (high - low)).clamp(0, 1)
-    return frequencies * (kept + (1 - kept) / factor)
-
-
-def rotate(x: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
+def rotate(x: Tensor, rope: Pair) -> Tensor:
     """Turn the pairs (x_i, x_{i + c/2}) of x (b, t, heads, c) by their position's angles."""
     cos, sin = rope
     left, right = x.chunk(2, -1)
     return x * cos + torch.cat([-right, left], -1) * sin
 
 
-class Attention(nn.Module):
-    """Grouped-query attention: h query heads share k key/value heads."""
+# ------------------------------------------------------------------------------ one layer
 
-    def __init__(self, cfg: Config):
+class Attention(nn.Module):
+    """Grouped-query attention: h query heads share k key/value heads. Here the LoRA acts."""
+
+    def __init__(self, cfg: MistralConfig):
         super().__init__()
         self.k, self.g = cfg.num_key_value_heads, cfg.num_attention_heads // cfg.num_key_value_heads
         self.c, d, self.cap = cfg.head_dim, cfg.hidden_size, cfg.attn_logit_softcapping
@@ -121,19 +102,26 @@ class Attention(nn.Module):
         self.v_proj = nn.Linear(d, self.k * self.c, bias=False)
         self.o_proj = nn.Linear(self.k * self.g * self.c, d, bias=False)
 
-    def forward(self, x: Tensor, rope: tuple[Tensor, Tensor], mask: Tensor, adapter: dict,
-                cache: tuple[Tensor, Tensor] | None, positions: Tensor) -> Tensor:
+    def forward(self, x: Tensor, rope: Pair, mask: Tensor, adapter: dict[str, Pair],
+                cache: Pair | None, positions: Tensor) -> Tensor:
         b, t, _ = x.shape
-        q = lora_ops.linear(x, self.q_proj.weight, adapter.get("q_proj"))
-        v = lora_ops.linear(x, self.v_proj.weight, adapter.get("v_proj"))
+
+        # One sample's adapter meets its tokens in lora_linear.
+        q = lora_linear(x, self.q_proj.weight, adapter.get("q_proj"))
+        v = lora_linear(x, self.v_proj.weight, adapter.get("v_proj"))
+        k = self.k_proj(x)
+
         q = rotate(q.view(b, t, self.k * self.g, self.c), rope)
-        k = rotate(self.k_proj(x).view(b, t, self.k, self.c), rope)
+        k = rotate(k.view(b, t, self.k, self.c), rope)
         v = v.view(b, t, self.k, self.c)
-        if cache is not None:                           # write our keys and values, read them all
-            rows, seen = torch.arange(b, device=x.device)[:, None], mask.shape[-1]
+
+        # With a cache: write our keys and values, read all up to here.
+        if cache is not None:
+            rows, T = torch.arange(b, device=x.device)[:, None], mask.shape[-1]
             for store, new in zip(cache, (k, v)):
-                store[rows, positions] = new            # (b, T, k, c)
-            k, v = (store[:, :seen] for store in cache)
+                store[rows, positions] = new                              # (b, T, k, c)
+            k, v = (store[:, :T] for store in cache)
+
         return self.o_proj(self.attend(q, k, v, mask).reshape(b, t, -1))
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
@@ -146,19 +134,21 @@ class Attention(nn.Module):
         if mask.dim() == 3:
             mask = mask[:, None]                                          # the same for all heads
         q, k, v = (z.transpose(1, 2) for z in (q, k, v))                  # (b, heads, t, c)
+
         if k.shape[2] > PLAIN_ATTENTION_UP_TO and not self.cap:
             y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=self.scale,
                                                enable_gqa=True)
             return y.transpose(1, 2)
+
         q = q.reshape(b, self.k, self.g * t, c)           # the g queries of a group share its keys
         scores = (q @ k.transpose(-1, -2) * self.scale).view(b, h, t, -1)
-        scores = softcapped(scores, self.cap)
+        scores = softcap(scores, self.cap)
         weights = scores.masked_fill(~mask, -torch.inf).softmax(-1)
         y = weights.view(b, self.k, self.g * t, -1) @ v                   # (b, k, g·t, c)
         return y.view(b, h, t, c).transpose(1, 2)
 
 
-def softcapped(x: Tensor, cap: float | None) -> Tensor:
+def softcap(x: Tensor, cap: float | None) -> Tensor:
     """Gemma-2's gentle bound: cap · tanh(x / cap)."""
     return x if cap is None else cap * torch.tanh(x / cap)
 
@@ -166,7 +156,7 @@ def softcapped(x: Tensor, cap: float | None) -> Tensor:
 class MLP(nn.Module):
     """SwiGLU: down(silu(gate x) · up x); Gemma has gelu in place of silu."""
 
-    def __init__(self, cfg: Config):
+    def __init__(self, cfg: MistralConfig):
         super().__init__()
         self.act = partial(F.gelu, approximate="tanh") if cfg.gemma else F.silu
         self.gate_proj = nn.Linear(cfg.hidden_size, cfg.intermediate_size, bias=False)
@@ -178,11 +168,10 @@ class MLP(nn.Module):
 
 
 class Layer(nn.Module):
-    """Attention, then MLP, each on a normalised copy and added back; Gemma normalises what is added
-    once more, so that "post_attention_layernorm" names the norm before the MLP only in the others.
-    """
+    """Attention, then MLP, each on a normalised copy and added back. Gemma normalises what is added
+    too; there "post_attention_layernorm" is that norm, elsewhere the one before the MLP."""
 
-    def __init__(self, cfg: Config):
+    def __init__(self, cfg: MistralConfig):
         super().__init__()
         self.self_attn, self.mlp = Attention(cfg), MLP(cfg)
         self.input_layernorm, self.post_attention_layernorm = RMSNorm(cfg), RMSNorm(cfg)
@@ -191,8 +180,9 @@ class Layer(nn.Module):
             self.pre_feedforward_layernorm = RMSNorm(cfg)
             self.post_feedforward_layernorm = RMSNorm(cfg)
 
-    def forward(self, x: Tensor, *where) -> Tensor:
-        y = self.self_attn(self.input_layernorm(x), *where)
+    def forward(self, x: Tensor, rope: Pair, mask: Tensor, adapter: dict[str, Pair],
+                cache: Pair | None, positions: Tensor) -> Tensor:
+        y = self.self_attn(self.input_layernorm(x), rope, mask, adapter, cache, positions)
         if self.gemma:
             x = x + self.post_attention_layernorm(y)
             return x + self.post_feedforward_layernorm(self.mlp(self.pre_feedforward_layernorm(x)))
@@ -200,13 +190,15 @@ class Layer(nn.Module):
         return x + self.mlp(self.post_attention_layernorm(x))
 
 
+# ------------------------------------------------------------------------------- the model
+
 class Mistral(nn.Module):
     """Token ids in, logits out; `lora` is applied in every layer. All weights are frozen."""
 
-    def __init__(self, cfg: Config):
+    def __init__(self, cfg: MistralConfig):
         super().__init__()
         self.cfg = cfg
-        self.recompute = False       # train with the layers' inputs alone kept, the rest redone
+        self.activation_checkpointing = False    # train with the layers' inputs alone kept
         self.model = nn.ModuleDict({
             "embed_tokens": nn.Embedding(cfg.vocab_size, cfg.hidden_size),
             "layers": nn.ModuleList(Layer(cfg) for _ in range(cfg.num_hidden_layers)),
@@ -215,11 +207,16 @@ class Mistral(nn.Module):
             self.lm_head = nn.Linear(cfg.hidden_size, cfg.vocab_size, bias=False)
         self.requires_grad_(False)
 
-    def forward(self, ids: Tensor, *how, **named) -> Tensor:
-        """ids (b, t) → logits (b, t, vocab), or (kept, vocab); other arguments as in `states`."""
+    @property
+    def device(self) -> torch.device:
+        return self.model["embed_tokens"].weight.device
+
+    def forward(self, ids: Tensor, lora: LoRA | None = None, keep: Tensor | None = None,
+                cache: list | None = None, positions: Tensor | None = None) -> Tensor:
+        """ids (b, t) → logits (b, t, vocab), or (kept, vocab); arguments as in `states`."""
+        x = self.states(ids, lora, keep, cache, positions)
         head = self.model["embed_tokens"] if self.cfg.tie_word_embeddings else self.lm_head
-        logits = F.linear(self.states(ids, *how, **named), head.weight)
-        return softcapped(logits, self.cfg.final_logit_softcapping)
+        return softcap(F.linear(x, head.weight), self.cfg.final_logit_softcapping)
 
     def states(self, ids: Tensor, lora: LoRA | None = None, keep: Tensor | None = None,
                cache: list | None = None, positions: Tensor | None = None) -> Tensor:
@@ -231,33 +228,42 @@ class Mistral(nn.Module):
         for each layer the keys and values (b, T, k, c) and is written in place.
         """
         cfg = self.cfg
+
+        # Who sees whom: all that came before, or only the nearest `sliding_window` of it.
         if positions is None:
-            positions = seen = torch.arange(ids.shape[1], device=ids.device)
+            positions = key_positions = torch.arange(ids.shape[1], device=ids.device)
         else:
-            seen = torch.arange(int(positions.max()) + 1, device=ids.device)
-        mask = near = seen <= positions[..., None]                         # (t, T) or (b, t, T)
+            key_positions = torch.arange(int(positions.max()) + 1, device=ids.device)
+        causal = window = key_positions <= positions[..., None]            # (t, T) or (b, t, T)
         if cfg.sliding_window:
-            near = mask & (seen > positions[..., None] - cfg.sliding_window)
+            window = causal & (key_positions > positions[..., None] - cfg.sliding_window)
+
+        # Embeddings, rotary table, adapters by layer.
         x = self.model["embed_tokens"](ids)                                # (b, t, d)
         if cfg.gemma:
             x = x * torch.tensor(cfg.hidden_size ** 0.5, dtype=x.dtype)    # rounded, as trained
-        rope = rope_table(positions, frequencies_of(cfg, x.device), x.dtype)
-        first = self.model["layers"][0].self_attn
-        sizes = {m: tuple(getattr(first, m).weight.shape) for m in lora_ops.TARGETS}
-        adapters = lora_ops.per_layer(lora, sizes, cfg.num_hidden_layers, x)
-        recompute = self.recompute and torch.is_grad_enabled()
+        frequencies = rope_frequencies(cfg.head_dim, cfg.rope_theta, cfg.llama3, x.device)
+        rope = rope_table(positions, frequencies, x.dtype)
+        attention = self.model["layers"][0].self_attn
+        sizes = {m: tuple(getattr(attention, m).weight.shape) for m in TARGETS}
+        adapters = split_layers(lora, sizes, cfg.num_hidden_layers, x)
+
+        # The layers.
+        checkpointing = self.activation_checkpointing and torch.is_grad_enabled()
         for i, layer in enumerate(self.model["layers"]):
-            run = partial(checkpoint, layer, use_reentrant=False) if recompute else layer
-            x = run(x, rope, near if i in cfg.windowed else mask, adapters[i], cache and cache[i],
-                    positions)
+            run = partial(checkpoint, layer, use_reentrant=False) if checkpointing else layer
+            x = run(x, rope, window if i in cfg.windowed else causal, adapters[i],
+                    cache[i] if cache else None, positions)
+
         return self.model["norm"](x if keep is None else x[keep])
 
 
 # ---------------------------------------------------------------------------------- loading
 
-def read_config(path: str | Path | None = None) -> Config:
-    """The config of a Hugging Face folder (None: of the default model, fetched when missing)."""
-    return Config.from_json((Path(path) if path else default_model()) / "config.json")
+def read_config(path: str | Path | None = None) -> MistralConfig:
+    """A Hugging Face folder's config; UserError names what this decoder cannot honour."""
+    folder = Path(path) if path else default_model()
+    return MistralConfig(**read_decoder_config(folder / "config.json"))
 
 
 def load_model(path: str | Path | None = None, dtype: torch.dtype = torch.bfloat16,
@@ -267,143 +273,69 @@ def load_model(path: str | Path | None = None, dtype: torch.dtype = torch.bfloat
     Weights already stored in `dtype` stay mapped to the file. Raises UserError for another
     family, and for weights that are missing, left over, cut off, not finite or of the wrong shape.
     """
-    if device == "cuda" and not torch.cuda.is_available():
-        raise UserError("--device cuda: PyTorch finds no CUDA device; leave it out for the CPU")
+    check_device(device)
     folder = Path(path) if path else default_model()
-    if not folder.is_dir():
-        raise UserError(f"{folder} is not a folder; expected a Hugging Face model folder "
-                        "with config.json and model.safetensors")
-    cfg = Config.from_json(folder / "config.json")
-    weights = {name: w for _, shard in read_shards(folder) for name, w in shard.items()}
-    if cfg.tie_word_embeddings:
-        weights.pop("lm_head.weight", None)                # some writers store the tied copy too
-    weights = {k: w for k, w in weights.items() if not k.endswith("rotary_emb.inv_freq")}
-    with torch.device("meta"):
+    cfg = read_config(folder)
+    with torch.device("meta"):                           # no memory before the weights are there
         model = Mistral(cfg)
-    load_strictly(model, weights, folder)
+    load_weights(model, read_model_weights(folder, cfg.tie_word_embeddings), folder)
     return model.to(device=device, dtype=dtype).requires_grad_(False).eval()
 
 
-def same_model(name: str | None, other: str | None) -> bool:
-    """Whether two names may mean one model: the same after the last "/", or not known."""
-    return not name or not other or name.split("/")[-1] == other.split("/")[-1]
-
-
-# ------------------------------------------------------------------------------ chat format
-
-# The token that ends an answer → what a prompt is made of, <special> tokens and texts; {} is the
-# message.
-CHAT = {"<|im_end|>": ("<|im_start|>", "user\n{}", "<|im_end|>", "\n", "<|im_start|>",
-                       "assistant\n"),                                               # SmolLM2
-        "<|eot_id|>": ("<|begin_of_text|>", "<|start_header_id|>", "user", "<|end_header_id|>",
-                       "\n\n{}", "<|eot_id|>", "<|start_header_id|>", "assistant",
-                       "<|end_header_id|>", "\n\n"),                                  # Llama 3
-        "<end_of_turn>": ("<bos>", "<start_of_turn>", "user\n{}", "<end_of_turn>", "\n",
-                          "<start_of_turn>", "model\n"),                             # Gemma 2
-        "</s>": ("<s>", "[INST] {} [/INST]")}                                        # Mistral
-
-
-class Tokenizer:
-    """Text ↔ ids, and the model's chat format around a user message, without a system message."""
-
-    def __init__(self, path: Path):
-        self.tokenizer = read_tokenizer(path)
-        self.tokenizer.no_truncation()                    # some were saved with what trained them
-        self.tokenizer.no_padding()
-        self.tokenizer.encode_special_tokens = True       # "<|im_end|>" in a text is just text
-        found = [end for end in CHAT if self.tokenizer.token_to_id(end) is not None]
-        if not found:
-            raise UserError(f"{path} knows none of {', '.join(CHAT)}, by one of which the families "
-                            "here end an answer")
-        self.end, self.chat = self.tokenizer.token_to_id(found[0]), CHAT[found[0]]
-        self.special = {part: self.tokenizer.token_to_id(part) for part in self.chat
-                        if part.startswith("<")}
-        odd = [part for part, token in self.special.items() if token is None]
-        odd += ["a plain-text [INST]"] * (self.tokenizer.token_to_id("[INST]") is not None)
-        if odd:                                           # Mistral v0.3 has [INST] as one token
-            raise UserError(f"{path} ends answers with {found[0]} but lacks {', '.join(odd)}; its "
-                            "chat format is not known here")
-
-    def encode(self, text: str) -> list[int]:
-        return self.tokenizer.encode(text, add_special_tokens=False).ids
-
-    def decode(self, ids: list[int]) -> str:
-        return self.tokenizer.decode(ids, skip_special_tokens=True)
-
-    def prompt(self, message: str) -> list[int]:
-        """The ids before the answer: the model's chat template around one user message. SmolLM2's
-        and Llama-3.1's own would begin with a system message, which is left out here."""
-        parts = [[self.special[part]] if part in self.special else
-                 self.encode(part.replace("{}", message)) for part in self.chat]
-        return [token for ids in parts for token in ids]
-
-    def answer(self, text: str) -> list[int]:
-        """The ids to learn: the answer and the end token."""
-        return [*self.encode(text), self.end]
-
-
 def load_tokenizer(path: str | Path | None = None) -> Tokenizer:
-    """The tokenizer of a Hugging Face folder (None: the default model's); UserError where it is not
-    that of the model beside it."""
-    folder = Path(path) if path else default_model()
-    tokenizer = Tokenizer(folder / "tokenizer.json")
-    if (folder / "config.json").exists():
-        check_vocabulary(tokenizer.tokenizer, read_config(folder).vocab_size, folder)
-    return tokenizer
+    """A Hugging Face folder's tokenizer; UserError where it is not that of the model beside it."""
+    return read_chat_tokenizer(Path(path) if path else default_model())
 
 
 # ------------------------------------------------------------------------------- generation
 
-def pad(rows: list[list[int]], device: str | torch.device = "cpu") -> Tensor:
-    """Ids (b, t), padded with 0 at the right, where a causal model never looks."""
-    width = max(map(len, rows))
-    return torch.tensor([row + [0] * (width - len(row)) for row in rows], device=device)
-
-
-def take(lora: LoRA | None, rows: Tensor) -> LoRA | None:
+def select_loras(lora: LoRA | None, rows: Tensor) -> LoRA | None:
     """The adapters of these rows of a batch; a shared adapter (no batch axis) stays as it is."""
-    if lora is None:
-        return None
-    return lora_ops.mapped(lora, lambda w: lora_ops.layers_first(w[rows]) if w.dim() == 4 else w)
+    return lora and map_lora(lora, lambda w: contiguous_by_layer(w[rows]) if w.dim() == 4 else w)
 
 
 @torch.inference_mode()
 def generate_ids(model: Mistral, prompts: list[list[int]], lora: LoRA | None,
                  max_new_tokens: int, stop: tuple[int, ...]) -> list[list[int]]:
     """Greedy continuations of one batch of prompts, each up to and without a token of `stop`."""
-    device = model.model["embed_tokens"].weight.device
-    lengths = torch.tensor([len(p) for p in prompts], device=device)
-    cfg, total = model.cfg, int(lengths.max()) + max_new_tokens
-    if total > cfg.max_position_embeddings:
-        raise UserError(f"a prompt of {int(lengths.max())} tokens and {max_new_tokens} new ones "
-                        f"exceed the model's {cfg.max_position_embeddings} positions")
-    shape = (len(prompts), total, cfg.num_key_value_heads, cfg.head_dim)
-    dtype = model.model["embed_tokens"].weight.dtype
+    cfg, device, dtype = model.cfg, model.device, model.model["embed_tokens"].weight.dtype
+    ids = pad(prompts, device)
+    b, t = ids.shape
+    if t + max_new_tokens > cfg.max_position_embeddings:
+        raise UserError(f"a prompt of {t} tokens and {max_new_tokens} new ones exceed the model's "
+                        f"{cfg.max_position_embeddings} positions")
+
+    # Cast and laid out once; the model would do it for every token, a third slower.
+    if lora:
+        lora = map_lora(lora, lambda w: contiguous_by_layer(w.to(device, dtype)))
+
+    # Prefill: all prompts at once; the logits of each one's last token.
+    shape = (b, t + max_new_tokens, cfg.num_key_value_heads, cfg.head_dim)
     cache = [tuple(torch.zeros(shape, dtype=dtype, device=device) for _ in "kv")
              for _ in range(cfg.num_hidden_layers)]
-    ids = pad(prompts, device)
-    positions = torch.arange(ids.shape[1], device=device).expand_as(ids)
+    lengths = torch.tensor([len(p) for p in prompts], device=device)
+    positions = torch.arange(t, device=device).expand_as(ids)
     last = positions == lengths[:, None] - 1
+    logits = model(ids, lora, keep=last, cache=cache, positions=positions)       # (b, vocab)
+
+    # Decode: a token for each row that has not ended.
     ends = torch.tensor(stop, device=device)
-    out: list[list[int]] = [[] for _ in prompts]
-    rows = torch.arange(len(prompts), device=device)              # which prompt a batch row answers
+    rows = torch.arange(b, device=device)                         # which prompt a batch row answers
     done = torch.zeros_like(rows, dtype=torch.bool)
-    if lora:         # cast and laid out once; the model would do it for every token, a third slower
-        lora = lora_ops.mapped(lora, lambda w: lora_ops.layers_first(w.to(device, dtype)))
-    logits = model(ids, lora, keep=last, cache=cache, positions=positions)  # (b, vocab)
+    out: list[list[int]] = [[] for _ in prompts]
     for step in range(max_new_tokens):
-        new = logits.max(-1).indices         # on a CPU a fifth of argmax's time
+        new = logits.max(-1).indices                              # on a CPU faster than argmax
         done = done | torch.isin(new, ends)
         for row, token, ended in zip(rows.tolist(), new.tolist(), done.tolist()):
             if not ended:
                 out[row].append(token)
         if done.all() or step == max_new_tokens - 1:
             break
-        if done.float().mean() > 0.25:       # dropping rows copies the cache: not for each one
+        if done.float().mean() > 0.25:        # dropping rows copies the cache: not for each one
             kept = (~done).nonzero()[:, 0]
             cache = [tuple(store[kept] for store in layer) for layer in cache]
             rows, new, lengths, done = rows[kept], new[kept], lengths[kept], done[kept]
-            lora = take(lora, kept)
+            lora = select_loras(lora, kept)
         logits = model(new[:, None], lora, cache=cache, positions=lengths[:, None])[:, 0]
         lengths = lengths + 1
     return out
@@ -413,21 +345,18 @@ def generate(model: Mistral, tokenizer: Tokenizer, prompts: list[str], lora: LoR
              max_new_tokens: int = 32, batch_size: int = 64) -> list[str]:
     """Greedy answers to user messages; the chat format is added here.
 
-    `lora` is one adapter for all prompts, or one for each (a leading axis as long as `prompts`).
-    Prompts run in batches of similar length.
+    `lora` is one adapter for all prompts, or one for each (a leading axis as long as `prompts`,
+    else ValueError). Prompts run in batches of similar length.
     """
-    for w in lora[0].values() if lora else ():
-        if w.dim() == 4 and len(w) != len(prompts):
-            raise UserError(f"{len(w)} adapters for {len(prompts)} prompts; give one for each, or "
-                            "a single one without batch axis for all")
+    check_one_each(lora, len(prompts))
     stop = (*model.cfg.eos_token_id, tokenizer.end)
     encoded = [tokenizer.prompt(p) for p in prompts]
     order = sorted(range(len(prompts)), key=lambda i: len(encoded[i]))
     answers = [""] * len(prompts)
     for start in range(0, len(order), batch_size):
         rows = order[start:start + batch_size]
-        batch = generate_ids(model, [encoded[i] for i in rows], take(lora, torch.tensor(rows)),
-                             max_new_tokens, stop)
+        batch = generate_ids(model, [encoded[i] for i in rows],
+                             select_loras(lora, torch.tensor(rows)), max_new_tokens, stop)
         for i, ids in zip(rows, batch):
             answers[i] = tokenizer.decode(ids).strip()
     return answers

@@ -24,7 +24,8 @@ from collections import Counter
 from pathlib import Path
 
 from data.complaints import MIN_WORDINGS, complaints, overlap
-from data.files import Parser, UserError, run, written_beside
+from utils.cli import Parser, UserError, run
+from utils.files import atomic_folder
 from data.kinds import TASKS, TaskSpec
 from data.tasks import Pair, Task
 
@@ -170,7 +171,8 @@ def print_task(name: str) -> None:
     print(f"{name} ({part[0]}): {len(task.train)} training and {len(task.test)} test instances")
     for title, lines in (("wordings", task.descriptions), ("wordings held out", task.held_out)):
         print(f"\n{title}", *lines, sep="\n    ")
-    for title, pairs, n in (("training instances", task.train, 8), ("test instances", task.test, 4)):
+    for title, pairs, n in (("training instances", task.train, 8),
+                            ("test instances", task.test, 4)):
         drawn = random.Random(name).sample(pairs, min(n, len(pairs)))
         print(f"\n{title}", *(f"{text!r} → {list(out)}" for text, out in drawn), sep="\n    ")
 
@@ -240,7 +242,7 @@ def write(folder: Path) -> None:
     for name in sorted({path.stem for path in (folder / "tasks").glob("*.json")} - tasks.keys()):
         raise UserError(f"{folder / 'tasks'} holds {name}.json, which is no task of the built-in "
                         "suite; name a new folder")
-    with written_beside(folder / "tasks") as scratch:
+    with atomic_folder(folder / "tasks") as scratch:
         for name, task in tasks.items():
             (scratch / f"{name}.json").write_bytes(task_json(task, specs[name].kind).encode())
     splits = json.dumps(describe_splits(tasks), indent=1, ensure_ascii=False)
@@ -253,7 +255,8 @@ def main() -> None:
                     "the best constant answer, and how often inputs recur.")
     parser.prog = "python -m data.generate"
     one = parser.add_mutually_exclusive_group()
-    one.add_argument("--show", metavar="TASK", help="print a task's wordings and a dozen instances%(default).0s")
+    one.add_argument("--show", metavar="TASK",
+                     help="print a task's wordings and a dozen instances%(default).0s")
     one.add_argument("--check", metavar="KIND", choices=KINDS,
                      help="print what there is to complain of in a kind, samples and numbers"
                      "%(default).0s")

@@ -13,14 +13,13 @@ import re
 import warnings
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from data import generate
-from data.files import UserError, read_json
 from data.tasks import Sample, Suite, Task, message
+from utils.cli import UserError
+from utils.files import read_json
+from utils.tokenizer import Tokenizer
 
-if TYPE_CHECKING:
-    from mistral import Tokenizer
 
 SNI_SPLITS = Path(__file__).parent / "sni_splits.json"
 TEST_SHARE = 0.2       # of the instances, where a task file does not say which are for testing
@@ -132,7 +131,7 @@ def as_texts(found, path: Path, what: str) -> list[str]:
     return found
 
 
-def drop_too_long(suite: Suite, tokenizer: "Tokenizer", limit: int, describe: str) -> Suite:
+def drop_too_long(suite: Suite, tokenizer: Tokenizer, limit: int, describe: str) -> Suite:
     """The suite without the instances that exceed `limit` tokens; a warning says how many.
 
     UserError names a task of which no training instance is left.

@@ -9,15 +9,14 @@ an uninterrupted one does. As in the paper every task is drawn equally often.
 """
 import itertools
 import random
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from mistral import Tokenizer
+from utils.cli import UserError
+from utils.tokenizer import Tokenizer
 
 Pair = tuple[str, tuple[str, ...]]
 BUCKET = 8             # batches drawn at once, to be sorted by length
@@ -55,7 +54,7 @@ class Sample:
 
 # ---------------------------------------------------------------------------------- samples
 
-def draw_samples(tasks: list[Task], tokenizer: "Tokenizer", batch_size: int, seed: int = 0,
+def draw_samples(tasks: list[Task], tokenizer: Tokenizer, batch_size: int, seed: int = 0,
                  start: int = 0, describe: str = "lora") -> Iterator[list[Sample]]:
     """Endless batches: task, instance and training description each drawn uniformly.
 
@@ -81,12 +80,13 @@ def draw_samples(tasks: list[Task], tokenizer: "Tokenizer", batch_size: int, see
         bucket, skip = bucket + 1, 0
 
 
-def draw_from_each(tasks: list[Task], per_task: int, seed: int = 0) -> Iterator[list[Sample]]:
+def draw_from_each(tasks: list[Task], per_task: int, seed: int = 0,
+                   start: int = 0) -> Iterator[list[Sample]]:
     """Endless batches of `per_task` samples of every task that `tasks` holds at that moment.
 
     A task's samples depend on its name, the seed and the step alone: not on its company.
     """
-    for step in itertools.count():
+    for step in itertools.count(start):
         samples = []
         for task in tasks:
             rng = random.Random(f"{seed} {task.name} {step}")
@@ -105,6 +105,36 @@ def draw_tasks(tasks: list[Task], batch_size: int, seed: int = 0,
                for task in rng.sample(tasks, min(batch_size, len(tasks)))]
 
 
+def test_samples(tasks: list[Task], per_task: int,
+                 wordings: Callable[[Task], tuple[str, ...]]) -> list[Sample]:
+    """`per_task` test inputs of every task, each with one of its `wordings`; drawn by its name."""
+    samples = []
+    for task in tasks:
+        rng, lines = random.Random(task.name), list(wordings(task))
+        rng.shuffle(lines)
+        for i, (text, answers) in enumerate(rng.sample(task.test, min(per_task, len(task.test)))):
+            samples.append(Sample(task.name, lines[i % len(lines)], text, answers))
+    return samples
+
+
+def hold_out(task: Task, at_most: int) -> tuple[Task, list[Sample]]:
+    """The task without its last training instances, and those as samples to validate with: a fifth
+    of them. UserError for a task of fewer than five."""
+    if len(task.train) < 5:
+        raise UserError(f"{task.name} has {len(task.train)} training instances; an oracle needs at "
+                        "least 5, a fifth of them to choose its best step")
+    n = min(at_most, len(task.train) // 5)
+    return replace(task, train=task.train[:-n]), [
+        Sample(task.name, task.descriptions[0], text, answers) for text, answers in task.train[-n:]]
+
+
+def mean_length(task: Task) -> float:
+    """Characters of a training instance; neighbours in this order need little padding."""
+    return sum(len(text) + len(answers[0]) for text, answers in task.train) / len(task.train)
+
+
+# ---------------------------------------------------------------------------------- batches
+
 def message(sample: Sample, describe: str) -> str:
     """What the user says to the language model: with --describe lora the bare input."""
     return sample.input if describe == "lora" else f"{sample.description}\n\n{sample.input}"
@@ -119,8 +149,11 @@ class Batch:
     targets: Tensor
     weights: Tensor
 
+    def to(self, device: str | torch.device) -> "Batch":
+        return Batch(*(w.to(device) for w in vars(self).values()))
 
-def encode(samples: list[Sample], tokenizer: "Tokenizer", describe: str = "lora") -> Batch:
+
+def encode(samples: list[Sample], tokenizer: Tokenizer, describe: str = "lora") -> Batch:
     """Chat-formatted samples; the loss covers exactly the answer and its end token."""
     prompts = [tokenizer.prompt(message(s, describe)) for s in samples]
     answers = [tokenizer.answer(s.answers[0]) for s in samples]

@@ -23,7 +23,7 @@ from transformers import (AutoModelForCausalLM, AutoTokenizer, BertConfig, BertM
                           MistralForCausalLM)
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
-from data import download                                                      # noqa: E402
+from utils import download                                                     # noqa: E402
 
 GOLDEN = Path(__file__).parent / "golden"
 SIZES = dict(vocab_size=96, hidden_size=48, intermediate_size=80, num_hidden_layers=3,

@@ -1,25 +1,26 @@
 """The ten benchmarks: their published layouts, and hand-made right and wrong answers."""
 import json
-import sys
 import time
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import GOLDEN, ROOT
+from conftest import GOLDEN, ROOT, call
 
-import benchmarks
-import encoder as encoder_ops
-import eval as eval_ops
-import lora as lora_ops
-import mistral
-import t2l as t2l_ops
-from data.benchmarks import READERS, is_right, load_benchmark, passes
-from data.files import UserError
+from encoder import load_encoder
+from experiments import benchmarks
+from experiments.benchmark_formats import READERS, is_right, load_benchmark, passes
+from lora import load_peft
+from mistral import load_model, load_tokenizer
+from t2l import T2L, save_t2l, t2l_config
+from utils.cli import UserError
+
 
 SHARED = ROOT.parent / "shared" / "data" / "benchmarks"
+
 ABCD = [{"text": text, "label": label}
         for text, label in (("iron", "A"), ("a drop of water", "B"), ("wood", "C"), ("air", "D"))]
+
 ROWS = {                                # one question of our own each, and right and wrong answers
     "arc_easy": ({"id": "x", "question": {"stem": "What flows?", "choices": ABCD},
                   "answerKey": "B"},
@@ -146,15 +147,13 @@ def test_published_solutions_pass_their_tests(name, field):
                for q, row in zip(questions, rows))
 
 
-# ------------------------------------------------------------------------------ the table
-
 def test_the_likeliest_option_is_found():
     """Against the plain sum of log-probabilities, option by option, with and without an adapter."""
-    model, tokenizer = (load(GOLDEN / "llama") for load in (mistral.load_model,
-                                                            mistral.load_tokenizer))
+    model, tokenizer = (load(GOLDEN / "llama") for load in (load_model,
+                                                            load_tokenizer))
     model = model.float()
     options = ("a b", "b", "one more", "zz zz")
-    for lora in (None, lora_ops.load_peft(GOLDEN / "llama" / "adapter")):
+    for lora in (None, load_peft(GOLDEN / "llama" / "adapter")):
         scores = []
         for text in options:
             start, answer = tokenizer.prompt("What now"), tokenizer.encode(text)
@@ -166,22 +165,20 @@ def test_the_likeliest_option_is_found():
 
 @pytest.mark.parametrize("likelihood", [False, True])
 def test_the_command_prints_a_table_with_a_control(likelihood, tmp_path, monkeypatch, capsys):
-    model, encoder = (load(GOLDEN / name) for load, name in ((mistral.load_model, "llama"),
-                                                             (encoder_ops.load_encoder, "bert")))
-    t2l = t2l_ops.T2L(t2l_ops.for_model(model.cfg, "S", encoder))
-    t2l_ops.save_t2l(t2l, tmp_path / "ckpt", torch.float32, {"mode": "sft"})
+    model, encoder = (load(GOLDEN / name) for load, name in ((load_model, "llama"),
+                                                             (load_encoder, "bert")))
+    t2l = T2L(t2l_config(model.cfg, "S", encoder))
+    save_t2l(t2l, tmp_path / "ckpt", torch.float32, {"mode": "sft"})
     for name in ("piqa", "boolq", "mbpp"):
         question(name, tmp_path)
-    flags = ["--benchmarks", tmp_path, "--ckpt", tmp_path / "ckpt", "--model", GOLDEN / "llama"]
-    monkeypatch.setattr(benchmarks, "NEW_TOKENS", dict.fromkeys(READERS, 3))
-    monkeypatch.setattr(t2l_ops, "named_encoder", lambda name, model: encoder)
-    monkeypatch.setattr(sys, "argv", ["eval.py", *map(str, flags),
-                                      *(["--likelihood"] if likelihood else [])])
     short = {"piqa": "{options}", "boolq": "{question}"}           # the tiny context has 64 places
     (tmp_path / "prompts.json").write_text(json.dumps(short))
-    sys.argv += ["--prompts", str(tmp_path / "prompts.json")]
+    monkeypatch.setattr(benchmarks, "NEW_TOKENS", dict.fromkeys(READERS, 3))
     monkeypatch.setattr(benchmarks, "DESCRIPTIONS", {"piqa": ("a", "b"), "boolq": ("c", "d")})
-    eval_ops.main()
+    monkeypatch.setattr("eval.encoder_for", lambda *_: encoder)
+    call("experiments.benchmarks", "--benchmarks", tmp_path, "--ckpt", tmp_path / "ckpt", "--model",
+         GOLDEN / "llama", "--prompts", tmp_path / "prompts.json",
+         *(["--likelihood"] if likelihood else []))
     found = json.loads((tmp_path / "ckpt" / "results_benchmarks.json").read_text())
     assert list(found) == ["base model", "base model, description in its prompt",
                            "T2L ckpt, own description", "T2L ckpt, another's"]

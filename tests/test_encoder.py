@@ -1,5 +1,6 @@
 """The text encoder against transformers' BERT (golden) and sentence-transformers' MiniLM (live)."""
 import json
+import math
 import shutil
 
 import pytest
@@ -7,14 +8,17 @@ import torch
 from conftest import GOLDEN
 from safetensors.torch import load_file, save_file
 
-import encoder as encoder_ops
-import mistral
-from data.files import UserError
+from encoder import Encoder, EncoderConfig, embed, load_encoder
+from mistral import read_config, softcap
+from t2l import generate_lora, load_t2l
+from utils.cli import UserError
+
+pytestmark = pytest.mark.quick
 
 
 def test_mean_pooled_states_equal_transformers():
     expected = load_file(GOLDEN / "bert" / "expected.safetensors")
-    encoder = encoder_ops.load_encoder(GOLDEN / "bert")
+    encoder = load_encoder(GOLDEN / "bert")
     ours = encoder(expected["ids"], expected["mask"])
     torch.testing.assert_close(ours, expected["mean"], atol=1e-5, rtol=1e-5)
     everything = torch.ones_like(expected["mask"])                        # negative control
@@ -22,7 +26,7 @@ def test_mean_pooled_states_equal_transformers():
 
 
 def test_a_batch_of_any_order_embeds_as_each_text_alone():
-    encoder = encoder_ops.load_encoder(GOLDEN / "bert")
+    encoder = load_encoder(GOLDEN / "bert")
     texts = ["a long description of a task", "b", "something else.", "", "a"]
     together = encoder.embed(texts, batch_size=2)
     alone = torch.cat([encoder.embed([text]) for text in texts])
@@ -30,22 +34,12 @@ def test_a_batch_of_any_order_embeds_as_each_text_alone():
     assert together.isfinite().all()
 
 
-SENTENCES = [f"{verb} the {thing} of the {place}."
-             for verb in ("Give", "Write down", "Count", "Hide")
-             for thing in ("last letter", "capital") for place in ("word", "country in Europe")]
-SENTENCES += ["a", "Réponds en français.", "2 + 2 = 4", "WHAT IS THIS?"]
-
-
-def test_live_minilm_equals_sentence_transformers(default_models):
-    package = pytest.importorskip("sentence_transformers")
-    from sentence_transformers.sentence_transformer import modules
-    folder = default_models[1]
-    word = modules.Transformer(str(folder))
-    pool = modules.Pooling(384, pooling_mode="mean")
-    theirs = package.SentenceTransformer(modules=[word, pool], device="cpu")
-    ours = encoder_ops.load_encoder(folder).embed(SENTENCES)
-    cosine = torch.cosine_similarity(ours, torch.tensor(theirs.encode(SENTENCES)))
-    assert len(SENTENCES) == 20 and cosine.min() > 0.9999
+def test_embeddings_are_normalised_and_end_in_a_full_stop():
+    encoder = load_encoder(GOLDEN / "bert")
+    x = embed(encoder, ["say it", "say it.", "say it!"])
+    torch.testing.assert_close(x.norm(dim=1), torch.full((3,), math.sqrt(32)))
+    torch.testing.assert_close(x[0], x[1])
+    assert (x[1] - x[2]).abs().max() > 1e-3
 
 
 # ------------------------------------------------------------------- gte-large's architecture
@@ -130,7 +124,7 @@ def by_hand(w: dict, ids: list[int], theta: float = 50.0, factor: float = 2.0) -
 @pytest.mark.parametrize("pooling, segments", [("cls_token", 0), ("mean_tokens", 2)])
 def test_gtes_architecture_is_what_its_description_says(pooling, segments, tmp_path):
     weights = gte_folder(tmp_path, pooling, type_vocab_size=segments)
-    encoder = encoder_ops.load_encoder(tmp_path)
+    encoder = load_encoder(tmp_path)
     texts = ["a long description of a task", "b", "something else."]
     ours = encoder.embed(texts)                                      # one padded batch
     for row, text in zip(ours, texts):
@@ -149,7 +143,7 @@ def test_gtes_architecture_is_what_its_description_says(pooling, segments, tmp_p
 def test_published_sizes_of_gte_large():
     """24 layers of width 1024: 434 million weights, as its model card says."""
     with torch.device("meta"):
-        encoder = encoder_ops.Encoder(encoder_ops.Config(
+        encoder = Encoder(EncoderConfig(
             30528, 1024, 24, 16, 4096, 8192, 2, 1e-12, rope_theta=160_000.0, rope_factor=2.0))
     assert round(sum(p.numel() for p in encoder.parameters()) / 1e6) == 434
 
@@ -163,34 +157,35 @@ def test_published_sizes_of_gte_large():
 def test_an_encoder_that_cannot_be_honoured(changes, said, tmp_path):
     gte_folder(tmp_path, **changes)
     with pytest.raises(UserError, match=said):
-        encoder_ops.load_encoder(tmp_path)
+        load_encoder(tmp_path)
 
 
 def test_without_a_file_that_says_so_gte_pools_by_its_first_token(tmp_path):
     gte_folder(tmp_path)
-    said = encoder_ops.load_encoder(tmp_path).embed(["a b c"])
+    said = load_encoder(tmp_path).embed(["a b c"])
     shutil.rmtree(tmp_path / "1_Pooling")
-    assert torch.equal(encoder_ops.load_encoder(tmp_path).embed(["a b c"]), said)
+    assert torch.equal(load_encoder(tmp_path).embed(["a b c"]), said)
     for mode, same in (("cls", True), ("mean", False)):                  # as newer versions write
         (tmp_path / "1_Pooling").mkdir(exist_ok=True)
         (tmp_path / "1_Pooling" / "config.json").write_text(json.dumps({"pooling_mode": mode}))
-        assert torch.equal(encoder_ops.load_encoder(tmp_path).embed(["a b c"]), said) == same
+        assert torch.equal(load_encoder(tmp_path).embed(["a b c"]), said) == same
 
 
 def test_a_pooling_that_is_neither_mean_nor_cls(tmp_path):
     gte_folder(tmp_path, "lasttoken")
     with pytest.raises(UserError, match="expected mean or CLS pooling, found pooling_mode_last"):
-        encoder_ops.load_encoder(tmp_path)
+        load_encoder(tmp_path)
 
 
 # ------------------------------------------------------------------ the language model itself
+
 
 @pytest.mark.parametrize("name", ["llama", "gemma2"])
 def test_the_language_model_embeds_by_its_last_token(name, tmp_path):
     """Each text alone, through the whole model: logits = head(state), so it must give them."""
     shutil.copytree(GOLDEN / name, tmp_path, dirs_exist_ok=True)
     shutil.copy(GOLDEN / "llama" / "tokenizer.json", tmp_path)
-    encoder = encoder_ops.load_encoder("base", tmp_path)
+    encoder = load_encoder("base", tmp_path)
     model = encoder.model.float()
     texts = ["a long description", "b", "something else."]
     ours = encoder.embed(texts, batch_size=2)
@@ -198,5 +193,14 @@ def test_the_language_model_embeds_by_its_last_token(name, tmp_path):
     head = model.model["embed_tokens"].weight
     for row, text in zip(ours, texts):
         ids = torch.tensor([encoder.tokenizer.encode(text).ids])
-        logits = mistral.softcapped(head @ row, model.cfg.final_logit_softcapping)
+        logits = softcap(head @ row, model.cfg.final_logit_softcapping)
         torch.testing.assert_close(logits, model(ids)[0, -1], atol=1e-4, rtol=1e-4)
+
+
+def test_an_encoder_that_is_the_language_model_must_be_that_model(tiny_t2l, monkeypatch):
+    config = json.loads((tiny_t2l / "config.json").read_text())
+    config["t2l"] |= {"encoder": "base"}
+    (tiny_t2l / "config.json").write_text(json.dumps(config))
+    monkeypatch.setattr("encoder.read_config", lambda: read_config(GOLDEN / "mistral"))  # default
+    with pytest.raises(UserError, match="descriptions are embedded by llama itself"):
+        generate_lora(load_t2l(tiny_t2l), "Say it.")

@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, command
 
 from data import complaints, generate
 from data.kinds import TaskSpec
@@ -14,7 +14,7 @@ from data.kinds import TaskSpec
 BYTES = "f4728cfa9a2c7860f00ff6a172431d7e4e852c2257b2af99382be901ab1c2354"
 
 
-def command(*flags) -> subprocess.CompletedProcess:
+def shell(*flags) -> subprocess.CompletedProcess:
     return subprocess.run([sys.executable, "-m", "data.generate", *map(str, flags)], cwd=ROOT,
                           capture_output=True, encoding="utf-8")
 
@@ -31,7 +31,7 @@ def test_write_gives_the_known_bytes_and_the_committed_splits(tmp_path):
 
     Only the line that names the Python version may differ.
     """
-    done = command("--write", tmp_path / "new")
+    done = shell("--write", tmp_path / "new")
     assert done.returncode == 0 and done.stderr == "", done.stderr
     assert done.stdout == (f"wrote 776 tasks and splits.json; --tasks {tmp_path / 'new'} reads "
                            "them\n")
@@ -45,16 +45,18 @@ def test_write_gives_the_known_bytes_and_the_committed_splits(tmp_path):
 
 def test_write_again_and_into_a_folder_of_other_tasks(written):
     before = digest_of(written / "tasks")
-    assert command("--write", written).returncode == 0 and digest_of(written / "tasks") == before
+    assert command("data.generate", "--write", written).returncode == 0
+    assert digest_of(written / "tasks") == before
     (written / "tasks" / "mine.json").write_text("{}")
-    done = command("--write", written)
+    done = command("data.generate", "--write", written)
     (written / "tasks" / "mine.json").unlink()
     assert done.returncode == 2 and done.stdout == "" and done.stderr.count("\n") == 1
     assert "holds mine.json, which is no task of the built-in suite" in done.stderr
 
 
+@pytest.mark.slow
 def test_no_option_checks_all_kinds_and_prints_the_overlap():
-    done = command()
+    done = command("data.generate")
     assert done.returncode == 0, done.stdout + done.stderr
     *unseen, last = done.stdout.splitlines()
     assert len(unseen) == 104 and all(line.startswith("unseen ") for line in unseen)
@@ -63,7 +65,7 @@ def test_no_option_checks_all_kinds_and_prints_the_overlap():
 
 
 def test_show_prints_the_wordings_and_a_dozen_instances():
-    done = command("--show", "choices_vehicle")
+    done = command("data.generate", "--show", "choices_vehicle")
     task = generate.default_tasks()["choices_vehicle"]
     assert done.returncode == 0 and done.stderr == ""
     assert done.stdout.startswith("choices_vehicle (unseen): ")
@@ -71,7 +73,8 @@ def test_show_prints_the_wordings_and_a_dozen_instances():
               for block in done.stdout.split("\n\n")[1:]}
     assert blocks["wordings"] == list(task.descriptions)
     assert blocks["wordings held out"] == list(task.held_out)
-    for title, pairs, n in (("training instances", task.train, 8), ("test instances", task.test, 4)):
+    for title, pairs, n in (("training instances", task.train, 8),
+                            ("test instances", task.test, 4)):
         known = {f"{text!r} → {list(out)}" for text, out in pairs}
         assert len(set(blocks[title])) == n and set(blocks[title]) <= known
 
@@ -79,13 +82,13 @@ def test_show_prints_the_wordings_and_a_dozen_instances():
 @pytest.mark.parametrize("name, near", [("letters_uper", "near it are letters_upper, "),
                                         ("zzz", "begins with its kind: affixes, calendar, ")])
 def test_show_of_an_unknown_task_names_near_ones(name, near):
-    done = command("--show", name)
+    done = command("data.generate", "--show", name)
     assert done.returncode == 2 and done.stdout == "" and done.stderr.count("\n") == 1
     assert done.stderr.startswith(f"error: there is no task '{name}'; ") and near in done.stderr
 
 
 def test_check_prints_samples_and_numbers_of_a_kind():
-    done = command("--check", "positions")
+    done = command("data.generate", "--check", "positions")
     assert done.returncode == 0 and done.stderr == "", done.stderr
     *samples, unseen, validation, last = done.stdout.splitlines()
     n = sum(spec.kind == "positions" for spec in generate.all_specs().values())
@@ -95,7 +98,7 @@ def test_check_prints_samples_and_numbers_of_a_kind():
         names = [name for name in splits[part] if name.startswith("positions_")]
         assert names and line == f"{part}: {', '.join(names)}"
     assert last.startswith(f"positions: {n} tasks, ") and "agree on its answer" in last
-    done = command("--check", "position")
+    done = command("data.generate", "--check", "position")
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and "'position'" in done.stderr
 
 

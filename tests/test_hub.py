@@ -14,12 +14,17 @@ from pathlib import Path
 
 import pytest
 
-from data import hub
-from data.benchmarks import READERS
-from data.files import UserError
+from experiments.benchmark_formats import READERS
+from utils import hub
+from utils.cli import UserError
+
+
+pytestmark = pytest.mark.quick
 
 REPOSITORY = hub.MODELS["gte-large"].repository
+
 ESCAPES = "model/../../../escaped.safetensors"              # what a bad hub would have us write
+
 CONTENT = {ESCAPES: b"out of the cache",
            "config.json": b'{"model_type": "new"}', "README.md": b"not wanted",
            "model.safetensors": random.Random(0).randbytes(300_000),
@@ -37,9 +42,9 @@ def zipped(**members: str) -> bytes:
 
 
 LINES = '{"task_id": 10}\n{"task_id": 11}\n'
+
 PACKED = {"plain.jsonl": LINES.encode(), "one.jsonl.gz": gzip.compress(LINES.encode()),
           "many.zip": zipped(x__dev=LINES, x__train="{}"), "bad.zip": b"no zip"}
-
 
 SHA = "0123456789" * 4
 
@@ -97,7 +102,7 @@ class BadHub(BaseHTTPRequestHandler):
 def server(monkeypatch):
     BadHub.mood, BadHub.asked, BadHub.sha = "", [], SHA
     server = ThreadingHTTPServer(("127.0.0.1", 0), BadHub)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
     monkeypatch.setattr(hub, "PAUSE", 0.0)

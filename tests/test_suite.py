@@ -4,16 +4,12 @@ from collections import Counter
 from dataclasses import replace
 
 import pytest
-from conftest import ROOT, task_file
+from conftest import GOLDEN, ROOT, task_file
 
 from data import generate
-from data.files import UserError
-from data.suite import load_suite
-
-
-@pytest.fixture(scope="module")
-def suite():
-    return load_suite()
+from data.suite import drop_too_long, load_suite, load_task
+from mistral import load_tokenizer
+from utils.cli import UserError
 
 
 def test_sizes(suite):
@@ -89,14 +85,15 @@ def test_another_pythons_suite_is_refused_in_one_line(part, tmp_path, monkeypatc
     lambda task: {"test": ((task.test[0][0], ("x",)), *task.test[1:])},
     lambda task: {"descriptions": task.descriptions[1:]},
     lambda task: {"held_out": task.held_out[::-1]}])
-def test_a_digest_sees_every_change(change):
-    tasks = generate.default_tasks()
+def test_a_digest_sees_every_change(change, suite):
+    tasks = suite.by_name()
     splits = {"sha256": generate.digests(tasks), "python": generate.PYTHON}
     task = tasks["letters_upper"]
     with pytest.raises(UserError, match="the built-in suite"):
         generate.check_digests(tasks | {task.name: replace(task, **change(task))}, splits)
 
 
+@pytest.mark.quick
 def test_a_folder_with_tasks_of_its_own_is_read_itself(tiny_tasks):
     """Only where DIR has no task file does DIR mean DIR/tasks."""
     parent = tiny_tasks.parent
@@ -107,6 +104,7 @@ def test_a_folder_with_tasks_of_its_own_is_read_itself(tiny_tasks):
         assert [t.name for t in load_suite(parent).train] == ["delta"]
 
 
+@pytest.mark.quick
 def test_a_clone_of_natural_instructions_holds_the_papers_tasks(tmp_path):
     """The authors' 479 and 11 task numbers; a file of another number is not even read."""
     numbers = json.loads((ROOT / "data" / "sni_splits.json").read_text())
@@ -125,3 +123,57 @@ def test_a_clone_of_natural_instructions_holds_the_papers_tasks(tmp_path):
                                                                         numbers["train"][5])]
     assert [t.name for t in suite.unseen] == [f"task{numbers['unseen'][2]:03d}_x"]
     assert suite.train[0].descriptions == (f"Do what {suite.train[0].name} says.",)
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize("changes, said", [
+    ({"Instances": []}, "no \"Instances\""), ({"Instances": None}, "no \"Instances\""),
+    ({"Definition": None, "Descriptions": None}, "lacks \"Definition\""),
+    ({"Instances": [{"input": "a"}]}, "lacks instance 0's output"),
+    ({"Instances": [{"input": "a", "output": 5}]}, "lacks instance 0's output"),
+    ({"Instances": ["a"]}, "no \"Instances\""), ({"Descriptions": 5}, "lacks \"Definition\""),
+    ({"Split": 3}, "expected \"Split\""),
+    ({"Description Split": {"train": 0}}, "expected \"Split\""),
+    ({"Split": {"train": -1, "test": 2}}, "expected \"Split\""),
+    ({"Split": {"train": 3}}, "expected \"Split\""),
+    ({"Instances": [{"input": "a", "output": ["b"]}, {"input": 3, "output": "c"}]},
+     "instance 1 lacks")])
+def test_malformed_task_files(changes, said, tmp_path):
+    with pytest.raises(UserError, match=said):
+        load_task(task_file(tmp_path, "broken", **changes))
+
+
+@pytest.mark.quick
+def test_a_task_file_that_is_not_json_and_folders_without_tasks(tmp_path):
+    (tmp_path / "a.json").write_text("{not json")
+    with pytest.raises(UserError, match="a.json is not readable as JSON"):
+        load_suite(tmp_path)
+    with pytest.raises(UserError, match="holds no task file"):
+        load_suite(tmp_path / "nowhere")
+
+
+@pytest.mark.quick
+def test_splits_that_name_an_unknown_task(tiny_tasks):
+    (tiny_tasks.parent / "splits.json").write_text('{"unseen": ["delta"]}')
+    with pytest.raises(UserError, match="names delta"):
+        load_suite(tiny_tasks)
+
+
+@pytest.mark.quick
+def test_a_folder_without_splits_trains_on_everything_with_a_warning(tiny_tasks):
+    (tiny_tasks.parent / "splits.json").unlink()
+    with pytest.warns(UserWarning, match="every task is trained on"):
+        assert len(load_suite(tiny_tasks).train) == 3
+
+
+@pytest.mark.quick
+def test_an_answer_longer_than_the_context(tiny_tasks):
+    rows = [{"input": "a", "output": ["b " * 100]},
+            *({"input": str(i), "output": ["c"]} for i in range(9))]
+    task_file(tiny_tasks, "alpha", Instances=rows, Split={"train": 10, "test": 0})
+    tokenizer, suite = load_tokenizer(GOLDEN / "llama"), load_suite(tiny_tasks)
+    with pytest.warns(UserWarning, match="left out 1 instances longer than 64 tokens"):
+        kept = drop_too_long(suite, tokenizer, 64, "lora")
+    assert sum(len(t.train) for t in kept.train) == sum(len(t.train) for t in suite.train) - 1
+    with pytest.raises(UserError, match="alpha: every training instance"):
+        drop_too_long(suite, tokenizer, 12, "lora")

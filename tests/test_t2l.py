@@ -1,26 +1,36 @@
-"""The hypernetwork: the paper's counts, every shape, the authors' outputs, initialisation."""
+"""The hypernetwork: the paper's counts, every shape, initialisation, description → a new model."""
+import json
 import math
 import random
+import re
+import shutil
 
 import pytest
 import torch
-from conftest import GOLDEN
+from conftest import FAMILIES, GOLDEN, TINY, command, refused
 
-import encoder as encoder_ops
-import mistral
-import t2l as t2l_ops
+from encoder import embed, load_encoder
+from lora import TARGETS, LoRA, load_peft
+from mistral import load_model
+from t2l import T2L, T2LConfig, apply_lora, generate_lora, load_t2l, save_t2l, t2l_config
+from utils.cli import UserError
+from utils.peft import same_model
+
+pytestmark = pytest.mark.quick
 
 MISTRAL_7B = dict(n_layers=32, modules={"q_proj": (4096, 4096), "v_proj": (4096, 1024)})
+
 SMOLLM2 = dict(n_layers=30, modules={"q_proj": (576, 576), "v_proj": (576, 192)})
+
 COUNTS = {  # arXiv 2506.06105: 16 one-hot tasks without head bias; with gte-large and head bias
     ("L", 16, False): 55_252_992, ("L", 1024, True): 55_424_000,
     ("M", 16, False): 34_282_240, ("M", 1024, True): 34_412_288,
     ("S", 16, False): 4_923_392, ("S", 1024, True): 4_996_096}
 
 
-def made(arch: str, **sizes) -> t2l_ops.T2L:
+def made(arch: str, **sizes) -> T2L:
     """A hypernetwork whose heads are not at their initial zero."""
-    t2l = t2l_ops.T2L(t2l_ops.Config(arch, **sizes)).eval()
+    t2l = T2L(T2LConfig(arch, **sizes)).eval()
     for head in t2l.heads.values():
         torch.nn.init.normal_(head.weight, std=0.1)
     return t2l
@@ -29,11 +39,12 @@ def made(arch: str, **sizes) -> t2l_ops.T2L:
 @pytest.mark.parametrize("arch, emb, bias", COUNTS)
 def test_parameter_counts_for_mistral_7b(arch, emb, bias):
     with torch.device("meta"):
-        t2l = t2l_ops.T2L(t2l_ops.Config(arch, emb, head_bias=bias, **MISTRAL_7B))
+        t2l = T2L(T2LConfig(arch, emb, head_bias=bias, **MISTRAL_7B))
     assert sum(p.numel() for p in t2l.parameters()) == COUNTS[arch, emb, bias]
 
 
 LLAMA_8B = MISTRAL_7B                                     # the same widths and layers
+
 GEMMA_2B = dict(n_layers=26, modules={"q_proj": (2304, 2048), "v_proj": (2304, 1024)})
 
 
@@ -57,7 +68,7 @@ def counted_by_hand(arch: str, e: int, z: int, h: int, n_layers: int, modules: d
 @pytest.mark.parametrize("latent, head_in", [(128, 512), (512, 2048)], ids=["paper", "released"])
 def test_parameter_counts_for_llama_and_gemma(arch, model, latent, head_in):
     with torch.device("meta"):
-        t2l = t2l_ops.T2L(t2l_ops.Config(arch, 1024, latent=latent, head_in=head_in, **model))
+        t2l = T2L(T2LConfig(arch, 1024, latent=latent, head_in=head_in, **model))
     count = sum(p.numel() for p in t2l.parameters())
     assert count == counted_by_hand(arch, 1024, latent, head_in, **model)
     if (arch, model, latent) == ("L", LLAMA_8B, 128):     # the formula itself, against the paper's
@@ -66,7 +77,7 @@ def test_parameter_counts_for_llama_and_gemma(arch, model, latent, head_in):
 
 def test_one_lora_of_mistral_7b_has_the_papers_size():
     with torch.device("meta"):
-        t2l = t2l_ops.T2L(t2l_ops.Config("S", 16, **MISTRAL_7B))
+        t2l = T2L(T2LConfig("S", 16, **MISTRAL_7B))
     sizes = [n for sides in t2l.cfg.modules.values() for n in sides]
     assert t2l.cfg.n_layers * t2l.cfg.rank * sum(sizes) == 3_407_872
 
@@ -91,10 +102,46 @@ def test_shapes_of_every_head_layer_and_module(arch, sizes):
             assert b == 1 or (w[0] != w[1]).any()
 
 
+@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("arch", "LMS")
+def test_shapes_of_every_head_for_every_family(arch, name):
+    """raw, forward, adapters, generate_lora of one text and of several: they fit the model."""
+    model, encoder = load_model(GOLDEN / name, torch.float32), load_encoder(GOLDEN / "bert")
+    t2l = made(arch, **{k: v for k, v in vars(t2l_config(model.cfg, arch, encoder)).items()
+                        if k != "arch"})
+    weights = {m: getattr(model.model["layers"][0].self_attn, m).weight for m in TARGETS}
+    assert list(t2l.cfg.modules) == list(TARGETS)
+
+    def check(lora: LoRA, *lead: int) -> None:
+        for m, W in weights.items():
+            d_out, d_in = W.shape
+            assert lora[0][m].shape == (*lead, 3, 8, d_in)                 # A (…, n, r, d_in)
+            assert lora[1][m].shape == (*lead, 3, d_out, 8)                # B (…, n, d_out, r)
+        ids = torch.randint(3, 96, (lead or (2,)) + (5,))
+        assert model(ids, lora=lora).shape == (*(lead or (2,)), 5, 96)
+
+    for b in (1, 3):
+        emb = embed(encoder, ["say it", "shout", "be brief"][:b])
+        assert emb.shape == (b, 32)
+        for emit in (t2l.raw, t2l.forward, t2l.adapters):
+            check(emit(emb), b)
+        check(generate_lora(t2l, ["say it", "shout", "be brief"][:b], encoder), b)
+    check(generate_lora(t2l, "say it", encoder))
+
+
+@pytest.mark.parametrize("arch", "LMS")
+def test_shapes_of_embeddings_that_t2l_does_not_read(arch):
+    t2l = made(arch, emb_size=24, **SMOLLM2)
+    for shape in ((2, 23), (2, 25), (24,), (1, 2, 24)):
+        for emit in (t2l.raw, t2l.forward, t2l.adapters):
+            with pytest.raises(ValueError, match=re.escape(f"task_emb is {shape}")):
+                emit(torch.zeros(shape))
+
+
 @pytest.mark.parametrize("arch", "LMS")
 def test_initial_adapter(arch):
     """L starts exactly at the base model; M and S at the paper's small random adapter."""
-    t2l = t2l_ops.T2L(t2l_ops.Config(arch, 24, **SMOLLM2)).eval()
+    t2l = T2L(T2LConfig(arch, 24, **SMOLLM2)).eval()
     A, B = t2l(torch.randn(2, 24))
     bound = {"L": 1 / math.sqrt(576),
              "M": 1 / math.sqrt(2 * 576),
@@ -111,48 +158,107 @@ def test_initial_adapter(arch):
 @pytest.mark.parametrize("arch", "LMS")
 def test_save_and_load_then_description_to_adapted_model(arch, tmp_path):
     """The whole contract on tiny models: load_t2l, generate_lora, apply_lora, one or many texts."""
-    model = mistral.load_model(GOLDEN / "llama", torch.float32)
-    encoder = encoder_ops.load_encoder(GOLDEN / "bert")
-    cfg = t2l_ops.for_model(model.cfg, arch, encoder)
+    model = load_model(GOLDEN / "llama", torch.float32)
+    encoder = load_encoder(GOLDEN / "bert")
+    cfg = t2l_config(model.cfg, arch, encoder)
     t2l = made(arch, **{k: v for k, v in vars(cfg).items() if k != "arch"})
-    t2l_ops.save_t2l(t2l, tmp_path, torch.float32, {"mode": "sft"})
-    again = t2l_ops.load_t2l(tmp_path)
+    save_t2l(t2l, tmp_path, torch.float32, {"mode": "sft"})
+    again = load_t2l(tmp_path)
     assert again.cfg == t2l.cfg
     texts = ["say it twice", "shout"]
-    A, B = t2l_ops.generate_lora(again, texts)              # loads the encoder named in config.json
-    one_A, one_B = t2l_ops.generate_lora(t2l, texts[1], encoder)
-    raw_A, raw_B = t2l(t2l_ops.embed(encoder, texts))
+    A, B = generate_lora(again, texts)              # loads the encoder named in config.json
+    one_A, one_B = generate_lora(t2l, texts[1], encoder)
+    raw_A, raw_B = t2l(embed(encoder, texts))
     ids = torch.randint(3, 96, (2, 8))
     for m in A:
         torch.testing.assert_close(A[m][1], one_A[m], atol=1e-5, rtol=1e-4)
         torch.testing.assert_close(one_B[m], raw_B[m][1] * 16 / math.sqrt(8), atol=1e-5, rtol=1e-4)
-    adapted = t2l_ops.apply_lora(model, one_A, one_B)
+    adapted = apply_lora(model, one_A, one_B)
     logits = model(ids, lora=(one_A, one_B))
     torch.testing.assert_close(adapted(ids), logits, atol=1e-3, rtol=1e-4)
     assert (logits - model(ids)).abs().max() > 1e-3
-    assert t2l_ops.generate_lora(t2l, "", encoder)[0]["q_proj"].isfinite().all()
-    half_A, _ = t2l_ops.generate_lora(t2l.bfloat16(), texts[1], encoder)     # in its own precision
+    assert generate_lora(t2l, "", encoder)[0]["q_proj"].isfinite().all()
+    half_A, _ = generate_lora(t2l.bfloat16(), texts[1], encoder)     # in its own precision
     for m, w in half_A.items():
         assert w.dtype == torch.bfloat16
         torch.testing.assert_close(w.float(), one_A[m], atol=0.1, rtol=0.1)
 
 
-def test_embeddings_are_normalised_and_end_in_a_full_stop():
-    encoder = encoder_ops.load_encoder(GOLDEN / "bert")
-    x = t2l_ops.embed(encoder, ["say it", "say it.", "say it!"])
-    torch.testing.assert_close(x.norm(dim=1), torch.full((3,), math.sqrt(32)))
-    torch.testing.assert_close(x[0], x[1])
-    assert (x[1] - x[2]).abs().max() > 1e-3
+# ------------------------------------------------------------------------------ the command
 
 
-def test_the_committed_checkpoint_reads_its_description(default_models):
-    """Four descriptions for one input: nothing else can tell which answer is asked for."""
-    model, tokenizer = mistral.load_model(), mistral.load_tokenizer()
-    t2l = t2l_ops.load_t2l()
-    lines = ["Write the word in capital letters.", "Put the word in double quotes.",
-             "Give the first letter of the word, in lower case.",
-             "Write the word followed by an exclamation mark."]
-    answers = mistral.generate(model, tokenizer, ["hot"] * 4, t2l_ops.generate_lora(t2l, lines))
-    assert answers == ["HOT", '"hot"', "h", "hot!"]
-    file = t2l_ops.CHECKPOINT / "t2l.safetensors"
-    assert file.stat().st_size < 18_000_000
+@pytest.mark.parametrize("text", ["", " ", "x"])
+def test_an_empty_or_one_character_description(text, tiny_t2l):
+    assert "the description is" in refused("t2l", text, "--ckpt", tiny_t2l, *TINY)
+
+
+@pytest.mark.parametrize("text, warning", [
+    ("word " * 10000, "tokens; the encoder reads the first 64"),
+    ("Ответь словом, противоположным данному.", "English"),
+    ("Réponds avec le contraire du mot.", "English")])
+def test_long_and_foreign_descriptions_work_with_a_warning(text, warning, tiny_t2l, tmp_path):
+    done = command("t2l", text, "--ckpt", tiny_t2l, *TINY, "--prompt", "hot",
+                   "--out", tmp_path / "a")
+    assert done.returncode == 0, done.stderr
+    assert "warning: " in done.stderr and warning in done.stderr
+    assert [line.split(":")[0] for line in done.stdout.splitlines()] == \
+        ["prompt", "base", "adapted", "adapter"]
+    load_peft(tmp_path / "a")
+
+
+def test_a_model_of_another_name_is_warned_of_and_merged_is_that_model(tiny_t2l, tmp_path):
+    shutil.copytree(GOLDEN / "llama", tmp_path / "other")
+    done = command("t2l", "Say it twice.", "--ckpt", tiny_t2l, "--encoder", GOLDEN / "bert",
+                   "--model", tmp_path / "other", "--out", tmp_path / "adapter", "--merged",
+                   tmp_path / "merged")
+    assert done.returncode == 0 and "makes adapters for llama, not for other" in done.stderr
+    model, merged = (load_model(tmp_path / name, torch.float32)
+                     for name in ("other", "merged"))
+    ids = torch.randint(3, 90, (2, 9))
+    lora = load_peft(tmp_path / "adapter")
+    torch.testing.assert_close(merged(ids), model(ids, lora=lora), atol=1e-4, rtol=1e-4)
+    assert (merged(ids) - model(ids)).abs().max() > 1e-3
+    assert "warning" not in command("t2l", "Say it twice.", "--ckpt", tiny_t2l, *TINY,
+                                    "--prompt", "hi").stderr
+    for name, other, same in (("mistralai/M-v0.2", "M-v0.2", True), ("M-v0.2", "M-v0.1", False),
+                              ("", "M", True), (None, "M", True)):
+        assert same_model(name, other) is same
+
+
+def test_the_order_of_the_modules_can_be_said_on_the_command_line(monkeypatch):
+    def load(path, order):
+        raise UserError(f"{path} {order}")
+    monkeypatch.setattr("t2l.load_t2l", load)
+    assert refused("t2l", "Say it.", "--ckpt", "theirs", "--module-order", "v_proj",
+                   "q_proj") == "error: theirs ['v_proj', 'q_proj']"
+    assert "--module-order" in refused("t2l", "Say it.", "--module-order", "v_proj", "mlp")
+
+
+def test_where_nothing_can_be_written(tiny_t2l, tmp_path):
+    (tmp_path / "file.txt").write_text("")
+    assert "file.txt" in refused("t2l", "Say it twice.", "--ckpt", tiny_t2l, *TINY, "--out",
+                                 tmp_path / "file.txt" / "adapter")
+
+
+def test_checkpoints_that_do_not_belong(tiny_t2l, tmp_path):
+    with pytest.raises(ValueError, match="trained with another encoder"):
+        load_t2l(tiny_t2l)(torch.zeros(1, 33))
+    config = json.loads((tiny_t2l / "config.json").read_text())
+    config["t2l"]["emb_size"] = 40
+    (tiny_t2l / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match="task_encoder"):
+        load_t2l(tiny_t2l)
+    with pytest.raises(UserError, match="does not exist"):
+        load_t2l(tmp_path / "nowhere")
+    with pytest.raises(UserError, match="no \"t2l\" section"):
+        load_t2l(GOLDEN / "llama")
+
+
+@pytest.mark.parametrize("changes", [{"rank": 0}, {"modules": {"q_proj": [1]}}, {"latent": -4},
+                                     {"rank": "8"}])
+def test_a_checkpoint_with_odd_sizes(changes, tiny_t2l):
+    config = json.loads((tiny_t2l / "config.json").read_text())
+    config["t2l"] |= changes
+    (tiny_t2l / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match="config.json"):
+        load_t2l(tiny_t2l)

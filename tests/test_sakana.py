@@ -2,23 +2,26 @@
 import json
 import os
 import random
-import sys
 import warnings
 
 import pytest
 import torch
-from conftest import GOLDEN, ROOT
+from conftest import GOLDEN, ROOT, TINY, call
 from safetensors.torch import load_file
 
-import eval as eval_ops
-import lora as lora_ops
-import mistral
-import t2l as t2l_ops
-from data.files import UserError
 from data.suite import load_suite
 from encoder import load_encoder
+from eval import table_rows
+from lora import TARGETS, load_peft
+from mistral import load_model
+from t2l import T2L, T2LConfig, adapted_modules, generate_lora, load_t2l, save_t2l
+from utils.cli import UserError
+from utils.peft import KEY
+
+pytestmark = pytest.mark.quick
 
 REFERENCE = ROOT.parent / "shared" / "reference"
+
 ARGS = {"training_task": "sft", "pred_z_score": False, "factorized": True, "delta_w_scaling": 10000,
         "encoder_type": "linear", "emb_model": "''", "model_dir": "tiny-mistral",
         "module_order": ["q_proj", "v_proj"]}
@@ -27,7 +30,7 @@ ARGS = {"training_task": "sft", "pred_z_score": False, "factorized": True, "delt
 @pytest.mark.skipif(not REFERENCE.is_dir(), reason="the reference checkpoints are not here")
 @pytest.mark.parametrize("name", ["L_sft", "M_sft", "S_sft", "L_recon"])
 def test_the_authors_code_gives_the_same_lora(name):
-    t2l = t2l_ops.load_t2l(REFERENCE / name)
+    t2l = load_t2l(REFERENCE / name)
     expected = load_file(REFERENCE / name / "expected.safetensors")
     assert t2l.cfg.arch == name[0] and t2l.cfg.base_model == "tiny-mistral"
     A, B = t2l(expected["task_emb"])
@@ -35,9 +38,9 @@ def test_the_authors_code_gives_the_same_lora(name):
         for part, side in zip((A, B), "AB"):
             for module, stack in part.items():
                 for i in range(t2l.cfg.n_layers):
-                    key = f"{k}." + lora_ops.KEY.format(layer=i, module=module, side=side)
+                    key = f"{k}." + KEY.format(layer=i, module=module, side=side)
                     torch.testing.assert_close(stack[k, i], expected[key], atol=1e-5, rtol=1e-5)
-    swapped = t2l_ops.load_t2l(REFERENCE / name, module_order=("v_proj", "q_proj"))
+    swapped = load_t2l(REFERENCE / name, module_order=("v_proj", "q_proj"))
     other = swapped(expected["task_emb"])[0]["q_proj"]
     assert (other - A["q_proj"]).abs().max() > 1e-3
 
@@ -48,7 +51,7 @@ def write_folder(folder, arch: str = "L", adapter: dict = {}, extra: dict = {}, 
     rng = random.Random(arch)
     modules = modules or {"q_proj": (rng.randint(8, 20), rng.randint(8, 20)),
                           "v_proj": (rng.randint(8, 20), rng.randint(8, 20))}
-    t2l = t2l_ops.T2L(t2l_ops.Config(arch, emb, 3, modules, rank=4, latent=32, head_in=24)).eval()
+    t2l = T2L(T2LConfig(arch, emb, 3, modules, rank=4, latent=32, head_in=24)).eval()
     state = t2l.state_dict()
     for head in t2l.heads.values():
         torch.nn.init.normal_(head.weight)
@@ -78,7 +81,7 @@ def test_every_training_is_a_number_times_the_heads_plus_a_number(arch, training
     ours, state = write_folder(tmp_path / "official", arch, training_task=task,
                                pred_z_score=kind == "z-scores", factorized=kind != "delta")
     emb = torch.randn(2, 10)
-    found = t2l_ops.load_t2l(tmp_path / "official")
+    found = load_t2l(tmp_path / "official")
     assert found.scale == 8.0                                             # 16 / √4
     for side, raw, given in zip("AB", ours(emb), found(emb)):
         for m, w in raw.items():
@@ -87,62 +90,59 @@ def test_every_training_is_a_number_times_the_heads_plus_a_number(arch, training
                         "z-scores": w * state[f"std_recon_target.{side}.{m}"]
                         + state[f"mean_recon_target.{side}.{m}"] + offset}[kind]
             torch.testing.assert_close(given[m], expected, atol=1e-5, rtol=1e-5)
-    t2l_ops.save_t2l(found, tmp_path / "ours", torch.float32, {})       # it can be kept as ours
-    again = t2l_ops.load_t2l(tmp_path / "ours")
+    save_t2l(found, tmp_path / "ours", torch.float32, {})       # it can be kept as ours
+    again = load_t2l(tmp_path / "ours")
     torch.testing.assert_close(again(emb)[1]["v_proj"], found(emb)[1]["v_proj"])
 
 
-def test_the_one_command(tiny_tasks, tmp_path, monkeypatch, capsys):
+def test_the_one_command(tiny_tasks, tmp_path, capsys):
     """From the authors' folder and a description to a PEFT folder and an answer."""
-    model, encoder = mistral.load_model(GOLDEN / "llama"), load_encoder(GOLDEN / "bert")
+    model, encoder = load_model(GOLDEN / "llama"), load_encoder(GOLDEN / "bert")
     write_folder(tmp_path / "t2l_demo", emb=encoder.width, model_dir="somebody/llama",
-                 modules=t2l_ops.adapted_modules(model.cfg), module_order=None)
-    monkeypatch.setattr(sys, "argv", ["t2l.py", *map(str, (
-        "--ckpt", tmp_path / "t2l_demo", "Say it twice.", "--module-order", "v_proj", "q_proj",
-        "--model", GOLDEN / "llama", "--encoder", GOLDEN / "bert", "--prompt", "hi", "--out",
-        tmp_path / "adapter"))])
-    t2l_ops.main()
+                 modules=adapted_modules(model.cfg), module_order=None)
+    call("t2l", "--ckpt", tmp_path / "t2l_demo", "Say it twice.", "--module-order", "v_proj",
+         "q_proj", *TINY, "--prompt", "hi", "--out", tmp_path / "adapter")
     said = capsys.readouterr()
     assert "adapted:" in said.out and "written to" in said.out and "warning" not in said.err
-    t2l = t2l_ops.load_t2l(tmp_path / "t2l_demo", ("v_proj", "q_proj"))
-    for side, other in zip(t2l_ops.generate_lora(t2l, "Say it twice.", encoder),
-                           lora_ops.load_peft(tmp_path / "adapter")):
-        assert all(torch.equal(side[m], other[m]) for m in lora_ops.TARGETS)
-    assert lora_ops.load_peft(tmp_path / "adapter")[1]["q_proj"].abs().max() > 1e-3
+    t2l = load_t2l(tmp_path / "t2l_demo", ("v_proj", "q_proj"))
+    for side, other in zip(generate_lora(t2l, "Say it twice.", encoder),
+                           load_peft(tmp_path / "adapter")):
+        assert all(torch.equal(side[m], other[m]) for m in TARGETS)
+    assert load_peft(tmp_path / "adapter")[1]["q_proj"].abs().max() > 1e-3
     with pytest.warns(UserWarning, match="which module came first"):     # in the table it is asked
-        rows = eval_ops.all_rows([tmp_path / "t2l_demo"], load_suite(tiny_tasks),
-                                 lambda cfg: encoder, model)
+        rows = table_rows([tmp_path / "t2l_demo"], load_suite(tiny_tasks), lambda cfg: encoder,
+                          model)
     assert [row.describe for row in rows if row.t2l] == 5 * ["both"]     # as it was trained
 
 
 def test_the_scale_without_rank_stabilisation(tmp_path):
     write_folder(tmp_path, adapter={"use_rslora": False})
-    assert t2l_ops.load_t2l(tmp_path).scale == 4.0                        # 16 / 4
+    assert load_t2l(tmp_path).scale == 4.0                        # 16 / 4
 
 
 def test_an_unknown_order_of_the_modules_is_guessed_aloud(tmp_path):
     write_folder(tmp_path, module_order=None)
     with pytest.warns(UserWarning, match="does not say which module came first"):
-        t2l = t2l_ops.load_t2l(tmp_path)
+        t2l = load_t2l(tmp_path)
     assert list(t2l.cfg.modules) == ["q_proj", "v_proj"]
     state = torch.load(tmp_path / "hypermod.pt", weights_only=True)
     torch.save(dict(sorted(state.items(), key=lambda kv: "v_proj" not in kv[0])),
                tmp_path / "hypermod.pt")                          # its heads were made v first
     with pytest.warns(UserWarning, match="guessed from the order of its heads: v_proj, q_proj"):
-        assert list(t2l_ops.load_t2l(tmp_path).cfg.modules) == ["v_proj", "q_proj"]
+        assert list(load_t2l(tmp_path).cfg.modules) == ["v_proj", "q_proj"]
     (tmp_path / "args.yaml").write_text((tmp_path / "args.yaml").read_text()
                                         + "module_order: [q_proj, v_proj]\n")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert list(t2l_ops.load_t2l(tmp_path).cfg.modules) == ["q_proj", "v_proj"]
-        t2l = t2l_ops.load_t2l(tmp_path, module_order=("v_proj", "q_proj"))
+        assert list(load_t2l(tmp_path).cfg.modules) == ["q_proj", "v_proj"]
+        t2l = load_t2l(tmp_path, module_order=("v_proj", "q_proj"))
     assert list(t2l.cfg.modules) == ["v_proj", "q_proj"]
 
 
 def test_a_key_of_args_that_is_not_known_is_reported(tmp_path):
     write_folder(tmp_path, mystery=3, lr=1e-4)
     with pytest.warns(UserWarning, match="keys that are not known here: mystery$"):
-        t2l_ops.load_t2l(tmp_path)
+        load_t2l(tmp_path)
 
 
 class Trap:
@@ -159,7 +159,7 @@ def test_a_pickle_that_runs_code_is_refused_and_not_run(tmp_path):
     write_folder(tmp_path)
     torch.save({"trap": Trap(tmp_path / "sprung")}, tmp_path / "hypermod.pt")
     with pytest.raises(UserError, match="not a pickled dict of tensors"):
-        t2l_ops.load_t2l(tmp_path)
+        load_t2l(tmp_path)
     assert not (tmp_path / "sprung").exists()
 
 
@@ -181,7 +181,7 @@ def test_a_pickle_that_runs_code_is_refused_and_not_run(tmp_path):
 def test_what_cannot_be_honoured_is_named(changes, said, tmp_path):
     write_folder(tmp_path, **changes)
     with pytest.raises(UserError, match=said):
-        t2l_ops.load_t2l(tmp_path)
+        load_t2l(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["args.yaml", "adapter_config.json"])
@@ -189,7 +189,7 @@ def test_a_missing_file_is_named(name, tmp_path):
     write_folder(tmp_path)
     (tmp_path / name).unlink()
     with pytest.raises(UserError, match=f"{name} does not exist"):
-        t2l_ops.load_t2l(tmp_path)
+        load_t2l(tmp_path)
 
 
 def test_a_file_that_is_cut_off(tmp_path):
@@ -198,7 +198,7 @@ def test_a_file_that_is_cut_off(tmp_path):
     for broken in (whole[:len(whole) // 2], b"", b"\x80\x02q", b"\x80\x02h\x05.", b"nonsense"):
         (tmp_path / "hypermod.pt").write_bytes(broken)
         with pytest.raises(UserError, match="not a pickled dict of tensors"):
-            t2l_ops.load_t2l(tmp_path)
+            load_t2l(tmp_path)
     (tmp_path / "args.yaml").write_bytes(b"\xff")
     with pytest.raises(UserError, match="not a text file in UTF-8"):
-        t2l_ops.load_t2l(tmp_path)
+        load_t2l(tmp_path)

@@ -1,8 +1,8 @@
 """Downloads for people with internet: models, the ten benchmarks, natural-instructions.
 
-    python data/download.py --model mistral-7b            # comes here
-    HF_TOKEN=hf_… python data/download.py --model gemma-2-2b
-    python data/download.py --benchmarks --sni
+    python -m utils.download --model mistral-7b            # comes here
+    HF_TOKEN=hf_… python -m utils.download --model gemma-2-2b
+    python -m utils.download --benchmarks --sni
 
 No file is used before its size and checksum agree: a model's with those that Hugging Face states, a
 benchmark's with those below (as tensorflow-datasets and others recorded them when it was published;
@@ -30,7 +30,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from data.files import UserError
+from utils.cli import UserError
 
 TROUBLE = (urllib.error.URLError, http.client.HTTPException, OSError, ValueError, KeyError,
            TypeError)
@@ -62,8 +62,8 @@ def server_of(url: str) -> tuple[str, str]:
 class DropToken(urllib.request.HTTPRedirectHandler):
     """Follows redirects, but shows the token to the server it was meant for only."""
 
-    def redirect_request(self, request, *how):
-        new = super().redirect_request(request, *how)
+    def redirect_request(self, request, *answer):
+        new = super().redirect_request(request, *answer)
         if new and server_of(new.full_url) != server_of(request.full_url):
             new.remove_header("Authorization")
         return new

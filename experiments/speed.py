@@ -1,14 +1,14 @@
 """Speed and memory, against the usual ways to do the same work and against the machine's limit.
 
     pip install -r requirements-dev.txt
-    python bench.py                      # every part but `big`, under 15 minutes on two cores
-    python bench.py step generation      # some of them
+    python -m experiments.speed                      # every part but `big`, a quarter of an hour
+    python -m experiments.speed step generation      # some of them
 
 Every contestant has a process of its own, so that its peak memory is its own, and reuses freed
 memory as train.py does. It must show our loss or our tokens before it is timed; a time is the
-median of five runs. Reading order: the step and its rivals, its limit, what growth costs, memory,
-generation, oracles, adapters, start-up, a model of 7 billion, the paper's cost table, the command
-line.
+median of five runs. The paper has no such figures beyond its cost table (experiments/cost.py).
+Reading order: the step and its rivals, its limit, what growth costs, memory, generation, oracles,
+adapters, start-up, a model of 7 billion, the command.
 """
 import argparse
 import json
@@ -19,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -30,28 +30,31 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-import encoder as encoder_ops
-import lora as lora_ops
-import mistral
-import t2l as t2l_ops
-import train as train_ops
-from data.files import Parser, UserError, run, write_json
 from data.suite import load_suite
-from data.tasks import Batch, Sample, draw_from_each, draw_samples, encode
-from encoder import load_encoder
-from lora import LoRA
+from data.tasks import (Batch, Sample, Task, draw_from_each, draw_samples, encode, mean_length)
+from encoder import embed, load_encoder
+from lora import TARGETS, LoRA, map_lora, save_peft
+from mistral import (PLAIN_ATTENTION_UP_TO, Mistral, MistralConfig, generate_ids, load_model,
+                     load_tokenizer, read_config)
+from t2l import T2L, T2LConfig, adapted_modules, generate_lora, load_t2l
+from train import SAMPLES_PER_TASK, LoRATable, Setup, compile_layers, sft_loss, train
+from utils.cli import Parser, UserError, run
+from utils.download import default_model
+from utils.files import write_json
+from utils.run_folder import keep_freed_memory, peak_memory
 
+ROOT = Path(__file__).parent.parent              # where `python -m experiments.speed` is run
 RUNS = 5
 BATCH, PROMPTS, NEW_TOKENS = 32, 32, 24
-MISTRAL_7B = mistral.Config(vocab_size=32000, hidden_size=4096, intermediate_size=14336,
-                            num_hidden_layers=32, num_attention_heads=32, num_key_value_heads=8,
-                            head_dim=128, rms_norm_eps=1e-5, rope_theta=1e6, sliding_window=None,
-                            tie_word_embeddings=False, max_position_embeddings=32768,
-                            eos_token_id=(2,), name="Mistral-7B")
+MISTRAL_7B = MistralConfig(
+    vocab_size=32000, hidden_size=4096, intermediate_size=14336, num_hidden_layers=32,
+    num_attention_heads=32, num_key_value_heads=8, head_dim=128, rms_norm_eps=1e-5, rope_theta=1e6,
+    sliding_window=None, tie_word_embeddings=False, max_position_embeddings=32768,
+    eos_token_id=(2,), name="Mistral-7B")
 
 
 def median_seconds(work: Callable[[], object]) -> float:
-    work()                                                                            # warm up
+    work()                                                  # warm up
     seconds = []
     for _ in range(RUNS):
         began = time.perf_counter()
@@ -67,21 +70,21 @@ def real_batch() -> tuple[list[Sample], Batch]:
 
     Of the first eight batches, which hold samples of similar lengths, the one in the middle.
     """
-    suite, tokenizer = load_suite(), mistral.load_tokenizer()
+    suite, tokenizer = load_suite(), load_tokenizer()
     batches = draw_samples(suite.train, tokenizer, BATCH, describe="both")
     drawn = [(samples, encode(samples, tokenizer, "both"))
              for samples in (next(batches) for _ in range(8))]
     return sorted(drawn, key=lambda pair: pair[1].ids.shape[1])[4]
 
 
-def fresh_t2l(cfg: mistral.Config, arch: str = "L", emb_size: int = 384) -> t2l_ops.T2L:
+def fresh_t2l(cfg: MistralConfig, arch: str = "L", emb_size: int = 384) -> T2L:
     """An untrained T2L for time and memory alone, where what the weights say does not matter."""
-    return t2l_ops.T2L(t2l_ops.Config(arch, emb_size, cfg.num_hidden_layers,
-                                      t2l_ops.adapted_modules(cfg))).eval()
+    return T2L(T2LConfig(arch, emb_size, cfg.num_hidden_layers, adapted_modules(cfg))).eval()
 
 
 def embedded(samples: list[Sample]) -> Tensor:
-    return t2l_ops.embed(load_encoder(), [s.description for s in samples])
+    """(32, e): each sample's description, by the default encoder."""
+    return embed(load_encoder(), [s.description for s in samples])
 
 
 def stepper(loss: Callable[[], Tensor], trained: nn.Module) -> Callable[[], float]:
@@ -98,33 +101,35 @@ def stepper(loss: Callable[[], Tensor], trained: nn.Module) -> Callable[[], floa
     return step
 
 
-def our_step(model: mistral.Mistral, t2l: t2l_ops.T2L, embeddings: Tensor,
-             batch: Batch) -> Callable[[], float]:
+def our_step(model: Mistral, t2l: T2L, embeddings: Tensor, batch: Batch) -> Callable[[], float]:
+    """A step of --mode sft, as train.py does it."""
     def loss() -> Tensor:
         with torch.autocast("cpu", torch.bfloat16):
             lora = t2l.adapters(embeddings)
-        return train_ops.answer_loss(model, batch, lora)
+        return sft_loss(model(batch.ids, lora=lora, keep=batch.keep), batch)
     return stepper(loss, t2l)
 
 
-def ours(samples: list[Sample], batch: Batch, flag: str = "") -> Callable[[], float]:
-    model = mistral.load_model()
-    model.recompute = flag == "--recompute"
-    if flag == "--compile":
-        train_ops.compile_layers(model)
-    return our_step(model, t2l_ops.load_t2l(), embedded(samples), batch)
+def ours(samples: list[Sample], batch: Batch, compiled: bool = False,
+         checkpointing: bool = False) -> Callable[[], float]:
+    model = load_model()
+    model.activation_checkpointing = checkpointing
+    if compiled:
+        compile_layers(model)
+    return our_step(model, load_t2l(), embedded(samples), batch)
 
 
 def transformers_model(dtype: torch.dtype = torch.bfloat16) -> nn.Module:
     from transformers import AutoModelForCausalLM
-    return AutoModelForCausalLM.from_pretrained(mistral.default_model(), dtype=dtype).eval()
+    return AutoModelForCausalLM.from_pretrained(default_model(), dtype=dtype).eval()
 
 
 def hooks(samples: list[Sample], batch: Batch) -> Callable[[], float]:
     """The obvious way to give each sample its adapter: hooks repeat A and B for every token."""
     model, pairs = transformers_model().requires_grad_(False), {}
-    t2l, embeddings = t2l_ops.load_t2l(), embedded(samples)
+    t2l, embeddings = load_t2l(), embedded(samples)
 
+    # A hook on every adapted module; `pairs` holds the adapters of the step.
     def hook(i: int, module: str) -> Callable:
         def add(layer, inputs, output):
             b, t, d = inputs[0].shape
@@ -133,76 +138,87 @@ def hooks(samples: list[Sample], batch: Batch) -> Callable[[], float]:
         return add
 
     for i, layer in enumerate(model.model.layers):
-        for module in lora_ops.TARGETS:
+        for module in TARGETS:
             getattr(layer.self_attn, module).register_forward_hook(hook(i, module))
 
+    # The step.
     def loss() -> Tensor:
         with torch.autocast("cpu", torch.bfloat16):
             A, B = t2l.adapters(embeddings)
             pairs.update({m: (A[m].unbind(1), B[m].unbind(1)) for m in A})
             logits = model(batch.ids, use_cache=False).logits
-        return train_ops.weighted_loss(logits[batch.keep], batch)
+        return sft_loss(logits[batch.keep], batch)
     return stepper(loss, t2l)
 
 
 @torch.no_grad()
 def plain_adapter(samples: list[Sample]) -> LoRA:
     """One adapter for the whole batch."""
-    A, B = t2l_ops.load_t2l().adapters(embedded(samples[:1]))
-    return lora_ops.mapped((A, B), lambda w: w[0])
+    A, B = load_t2l().adapters(embedded(samples[:1]))
+    return map_lora((A, B), lambda w: w[0])
 
 
 def ours_plain(samples: list[Sample], batch: Batch) -> Callable[[], float]:
     A, B = (nn.ParameterDict(side) for side in plain_adapter(samples))
-    model = mistral.load_model()
-    return stepper(lambda: train_ops.answer_loss(model, batch, (dict(A), dict(B))),
-                   nn.ModuleList([A, B]))
+    model = load_model()
+
+    def loss() -> Tensor:
+        return sft_loss(model(batch.ids, lora=(dict(A), dict(B)), keep=batch.keep), batch)
+    return stepper(loss, nn.ModuleList([A, B]))
 
 
 def peft_plain(samples: list[Sample], batch: Batch) -> Callable[[], float]:
     from peft import PeftModel
     with tempfile.TemporaryDirectory() as folder:
-        lora_ops.save_peft(f"{folder}/adapter", *plain_adapter(samples))
+        save_peft(f"{folder}/adapter", *plain_adapter(samples))
         model = PeftModel.from_pretrained(transformers_model(), f"{folder}/adapter",
                                           is_trainable=True)
 
     def loss() -> Tensor:
         with torch.autocast("cpu", torch.bfloat16):
             logits = model(batch.ids, use_cache=False).logits
-        return train_ops.weighted_loss(logits[batch.keep], batch)
+        return sft_loss(logits[batch.keep], batch)
     return stepper(loss, model)
 
 
 # name → (contestant, the one whose loss it must show)
 STEPS = {"T2L: ours": (ours, ""),
-         "T2L: ours, --compile": (partial(ours, flag="--compile"), "T2L: ours"),
-         "T2L: ours, --recompute": (partial(ours, flag="--recompute"), "T2L: ours"),
+         "T2L: ours, --compile": (partial(ours, compiled=True), "T2L: ours"),
+         "T2L: ours, checkpointing": (partial(ours, checkpointing=True), "T2L: ours"),
          "T2L: transformers, hooks": (hooks, "T2L: ours"),
          "one LoRA: ours": (ours_plain, ""),
          "one LoRA: transformers, PEFT": (peft_plain, "one LoRA: ours")}
 
 
 def time_step(name: str, expected: str) -> dict:
+    """One contestant's times and memory; UserError where its loss is not the `expected` one."""
     samples, batch = real_batch()
     step = STEPS[name][0](samples, batch)
+
+    # The first step: is it the same work?
     began = time.perf_counter()
     loss = step()
     first = time.perf_counter() - began
     if expected and not math.isclose(loss, float(expected), rel_tol=1e-2):
         raise UserError(f"{name}: loss {loss:.4f}, ours {expected}: not the same work")
+
+    # Those that count.
     seconds = median_seconds(step)
-    return {"loss": loss, "first": first, "seconds": seconds, "peak": train_ops.peak_memory(),
+    return {"loss": loss, "first": first, "seconds": seconds, "peak": peak_memory(),
             "rate": int((batch.ids != 0).sum()) / seconds}
 
 
 def part_step() -> str:
     """One training step, 32 samples of about 40 tokens: tokens/s and peak memory."""
+    # Every contestant.
     found: dict[str, dict] = {}
     print(f"{'':30}{'tokens/s':>9}{'s/step':>8}{'first s':>9}{'GiB':>6}{'loss':>9}")
     for name, (_, like) in STEPS.items():
         row = found[name] = alone("time_step", name, str(found[like]["loss"]) if like else "")
         print(f"{name:30}{row['rate']:9.0f}{row['seconds']:8.2f}{row['first']:9.1f}"
               f"{row['peak']:6.1f}{row['loss']:9.4f}", flush=True)
+
+    # Compared.
     mine, fast, lean, hook, _, peft = found.values()
     compiling, gain = fast["first"] - mine["first"], mine["seconds"] - fast["seconds"]
     print(f"--compile costs {compiling:.0f} s, which "
@@ -210,12 +226,12 @@ def part_step() -> str:
     ratios = [row["rate"] / rival["rate"] for row in (mine, fast) for rival in (hook, peft)]
     return ("step {:.1f} x hooks and {:.1f} x PEFT (--compile {:.1f} and {:.1f}), ".format(*ratios)
             + f"memory {mine['peak'] / hook['peak']:.2f} of hooks' "
-            f"(--recompute {lean['peak'] / hook['peak']:.2f})")
+            f"(--activation-checkpointing {lean['peak'] / hook['peak']:.2f})")
 
 
 # --------------------------------------------------------------------- how close to the machine
 
-def matmuls(cfg: mistral.Config, fused: bool) -> list[tuple[int, int]]:
+def matmuls(cfg: MistralConfig, fused: bool) -> list[tuple[int, int]]:
     """(d_in, d_out) of a layer's weights; `fused`: q, k, v and gate, up each as one matmul."""
     d, c, m = cfg.hidden_size, cfg.head_dim, cfg.intermediate_size
     q, kv = cfg.num_attention_heads * c, cfg.num_key_value_heads * c
@@ -223,7 +239,7 @@ def matmuls(cfg: mistral.Config, fused: bool) -> list[tuple[int, int]]:
     return [*first, (q, d), (m, d)]
 
 
-def matmul_seconds(cfg: mistral.Config, tokens: int, fused: bool) -> float:
+def matmul_seconds(cfg: MistralConfig, tokens: int, fused: bool) -> float:
     """The frozen weights' matmuls of one step: forward, and the gradient of their inputs."""
     seconds = 0.0
     for d_in, d_out in matmuls(cfg, fused):
@@ -235,14 +251,17 @@ def matmul_seconds(cfg: mistral.Config, tokens: int, fused: bool) -> float:
 
 def part_limit() -> str:
     """The step's FLOP/s beside the machine's own, and where the rest goes."""
+    # What the step computes.
     samples, batch = real_batch()
-    step, tokens = ours(samples, batch), batch.ids.numel()
-    cfg = mistral.read_config()
+    step, positions, cfg = ours(samples, batch), batch.ids.numel(), read_config()
     with FlopCounterMode(display=False) as counter:
         step()
     flops = counter.get_total_flops()                   # of all matmuls, the hypernetwork's as well
-    frozen = 4 * tokens * cfg.num_hidden_layers * sum(a * b for a, b in matmuls(cfg, fused=False))
-    rates = {name: frozen / matmul_seconds(cfg, tokens, fused) for name, fused in
+    weights = cfg.num_hidden_layers * sum(a * b for a, b in matmuls(cfg, fused=False))
+    frozen = 4 * positions * weights                    # forward and backward, 2 for each weight
+
+    # How fast that is, and how fast it could be.
+    rates = {name: frozen / matmul_seconds(cfg, positions, fused) for name, fused in
              (("the layers' matmuls alone", False), ("… q/k/v and gate/up fused", True))}
     seconds = median_seconds(step)
     for name, rate in (("the whole step", flops / seconds), *rates.items()):
@@ -250,12 +269,15 @@ def part_limit() -> str:
     bound = flops / rates["… q/k/v and gate/up fused"]
     print(f"the step's {flops / 1e9:.0f} GFLOP at the last rate would take {bound:.2f} s; it takes "
           f"{seconds:.2f} s")
+
+    # Where the time goes.
     with torch.profiler.profile() as profile:
         step()
-    rows = sorted(profile.key_averages(), key=lambda row: -row.self_cpu_time_total)
-    total = sum(row.self_cpu_time_total for row in rows)
-    for row in rows[:12]:
-        print(f"    {100 * row.self_cpu_time_total / total:5.1f} %  {row.key}, {row.count} calls")
+    ops = sorted(profile.key_averages(), key=lambda op: -op.self_cpu_time_total)
+    total = sum(op.self_cpu_time_total for op in ops)
+    for op in ops[:12]:
+        print(f"    {100 * op.self_cpu_time_total / total:5.1f} %  {op.key}, {op.count} calls")
+
     tokens = int((batch.ids != 0).sum())
     return (f"{100 * bound / seconds:.0f} % of the fused-matmul bound of {tokens / bound:.0f} "
             "tokens/s")
@@ -263,7 +285,7 @@ def part_limit() -> str:
 
 # ----------------------------------------------------------------------------- what growth costs
 
-def made_up(cfg: mistral.Config, b: int, t: int) -> tuple[Tensor, Batch]:
+def made_up(cfg: MistralConfig, b: int, t: int) -> tuple[Tensor, Batch]:
     """b embeddings, and b samples of t tokens of which the last four are learnt."""
     keep = (torch.arange(t) >= t - 4).expand(b, t)
     return torch.randn(b, 384), Batch(torch.randint(1, cfg.vocab_size, (b, t)), keep,
@@ -271,9 +293,9 @@ def made_up(cfg: mistral.Config, b: int, t: int) -> tuple[Tensor, Batch]:
                                       torch.full((4 * b,), 1 / (4 * b)))
 
 
-def random_model(cfg: mistral.Config) -> mistral.Mistral:
-    """Also for time and memory alone."""
-    model = mistral.Mistral(cfg).to(torch.bfloat16)
+def random_model(cfg: MistralConfig) -> Mistral:
+    """An untrained one, for time and memory alone."""
+    model = Mistral(cfg).to(torch.bfloat16)
     for weight in model.parameters():
         nn.init.normal_(weight, std=0.02)
     return model
@@ -281,7 +303,8 @@ def random_model(cfg: mistral.Config) -> mistral.Mistral:
 
 def part_scale() -> str:
     """Milliseconds a position of one step, by batch, length and model; and of a draw, by tasks."""
-    cfg, costs = mistral.read_config(), {}
+    # A step.
+    cfg, costs = read_config(), {}
     half, double = replace(cfg, num_hidden_layers=15), replace(cfg, num_hidden_layers=60)
     wide = replace(cfg, hidden_size=960, intermediate_size=2560, num_attention_heads=15,
                    num_key_value_heads=5)
@@ -294,18 +317,22 @@ def part_scale() -> str:
         weights = size.num_hidden_layers * sum(i * o for i, o in matmuls(size, fused=False)) / 1e6
         print(f"batch {b:3}, {t:4} tokens, {weights:4.0f} M weights in the layers: {cost:5.2f} ms "
               f"a position, {100 * cost / weights:5.2f} for each 100 M", flush=True)
-    suite, tokenizer = load_suite(), mistral.load_tokenizer()
+
+    # A draw.
+    suite, tokenizer = load_suite(), load_tokenizer()
     for n in (6, 60, len(suite.train)):
         batches = draw_samples(suite.train[:n], tokenizer, BATCH)
         seconds = median_seconds(lambda: [next(batches) for _ in range(8)]) / 8
         print(f"{n:4} tasks: {1000 * seconds:.1f} ms to draw a batch")
+
     long, short = (costs[32, t, cfg.hidden_size, cfg.num_hidden_layers] for t in (160, 40))
     return f"a position of 160 costs {long / short:.2f} x one of 40"
 
 
 def compile_shapes() -> dict:
-    model = mistral.load_model()
-    train_ops.compile_layers(model)
+    """The first step of batches of six shapes with --compile."""
+    model = load_model()
+    compile_layers(model)
     t2l, shapes = fresh_t2l(model.cfg), ((32, 40), (32, 23), (16, 61), (31, 9), (8, 150), (2, 300))
     seconds = {}
     for b, t in shapes:
@@ -325,7 +352,7 @@ def part_compile() -> str:
 
 def part_padding() -> str:
     """The share of positions that are padding, over 80 batches of the default suite."""
-    suite, tokenizer = load_suite(), mistral.load_tokenizer()
+    suite, tokenizer = load_suite(), load_tokenizer()
     shares = []
     for describe in ("lora", "both"):
         batches = draw_samples(suite.train, tokenizer, BATCH, describe=describe)
@@ -338,14 +365,15 @@ def part_padding() -> str:
 
 # ---------------------------------------------------------------------------------------- memory
 
-def step_memory(cfg: mistral.Config, t2l: t2l_ops.T2L, b: int, t: int, learnt: int,
-                recompute: bool) -> dict[str, int]:
+def step_memory(cfg: MistralConfig, t2l: T2L, b: int, t: int, learnt: int,
+                checkpointing: bool) -> dict[str, int]:
     """Bytes by component where a step of --mode sft needs most: as the backward pass begins.
 
     b samples of t positions, `learnt` answer tokens in all; the model in bf16, the hypernetwork
     (on the meta device will do) in fp32 under autocast. What autograd keeps of a layer is counted
     in the order of mistral.Layer: frozen weights keep none of their inputs.
     """
+    # Weights, and the adapters' sizes.
     d, m, n = cfg.hidden_size, cfg.intermediate_size, cfg.num_hidden_layers
     q, kv = cfg.num_attention_heads * cfg.head_dim, cfg.num_key_value_heads * cfg.head_dim
     r, rows, z = t2l.cfg.rank, b * n * len(t2l.cfg.modules), t2l.cfg.latent
@@ -353,13 +381,16 @@ def step_memory(cfg: mistral.Config, t2l: t2l_ops.T2L, b: int, t: int, learnt: i
     weights = vocabulary + n * sum(i * o for i, o in matmuls(cfg, fused=False))
     trained = sum(w.numel() for w in t2l.parameters())
     size_A, size_B = (b * n * r * sum(sizes) for sizes in zip(*t2l.cfg.modules.values()))
-    fused = t > mistral.PLAIN_ATTENTION_UP_TO
+
+    # What a layer keeps for the backward pass.
+    fused = t > PLAIN_ATTENTION_UP_TO
     attention = (2 * b * t * q if fused else 2 * b * cfg.num_attention_heads * t * t) \
         + b * t * (2 * q + 4 * kv)                            # scores or output; q, k, v
     layer = b * t * (2 * 4 * d                                # both norms, in fp32
                      + 2 * (d + 2 * r)                        # what A and B of q and v read
                      + 3 * 2 * m) + attention                 # gate, silu(gate), up
-    kept = n * b * t * 2 * d + layer if recompute else n * layer
+    kept = n * b * t * 2 * d + layer if checkpointing else n * layer
+
     return {"the model, bf16": 2 * weights,
             "the hypernetwork, fp32": 4 * trained,
             "AdamW's two moments": 8 * trained,
@@ -371,21 +402,25 @@ def step_memory(cfg: mistral.Config, t2l: t2l_ops.T2L, b: int, t: int, learnt: i
 
 
 def part_memory() -> str:
-    """GiB by component, as tests/test_bench.py checks it: SmolLM2 here, Mistral-7B on one GPU."""
-    columns, small = {}, mistral.read_config()
-    for name, cfg, b, t, recompute in (
+    """GiB by component: SmolLM2 here, Mistral-7B on one GPU, without and with activation
+    checkpointing."""
+    # Counted.
+    columns, small = {}, read_config()
+    for name, cfg, b, t, checkpointing in (
             ("SmolLM2 32 x 40", small, 32, 40, False),
             ("7B 8 x 512", MISTRAL_7B, 8, 512, False),
-            ("… --recompute", MISTRAL_7B, 8, 512, True)):
+            ("… checkpointing", MISTRAL_7B, 8, 512, True)):
         with torch.device("meta"):
-            columns[name] = step_memory(cfg, fresh_t2l(cfg), b, t, 8 * b, recompute)
+            columns[name] = step_memory(cfg, fresh_t2l(cfg), b, t, 8 * b, checkpointing)
+
+    # Printed.
     print(f"{'':33}" + "".join(f"{name:>17}" for name in columns))
     for part in next(iter(columns.values())):
         print(f"{part:33}"
               + "".join(f"{found[part] / 2 ** 30:17.2f}" for found in columns.values()))
     totals = {name: sum(found.values()) / 2 ** 30 for name, found in columns.items()}
     print(f"{'together':33}" + "".join(f"{total:17.2f}" for total in totals.values()))
-    return f"7B needs {totals['… --recompute']:.1f} GiB"
+    return f"7B needs {totals['… checkpointing']:.1f} GiB"
 
 
 # ------------------------------------------------------------------------------------ generation
@@ -395,55 +430,63 @@ def prompts_and_adapters() -> tuple[list[str], LoRA]:
     tasks = load_suite().train
     tasks = tasks[::len(tasks) // PROMPTS][:PROMPTS]
     return ([task.test[0][0] for task in tasks],
-            t2l_ops.generate_lora(t2l_ops.load_t2l(), [task.descriptions[0] for task in tasks]))
+            generate_lora(load_t2l(), [task.descriptions[0] for task in tasks]))
 
 
-def timed_tokens(run: Callable[[], list], dtype: torch.dtype) -> dict:
+def timed_tokens(generate_all: Callable[[], list], dtype: torch.dtype) -> dict:
     """fp32 shows the tokens; bf16, where ties break differently in every program, is timed."""
     if dtype == torch.float32:
-        return {"ids": run()}
-    return {"rate": PROMPTS * NEW_TOKENS / median_seconds(run), "peak": train_ops.peak_memory()}
+        return {"ids": generate_all()}
+    return {"rate": PROMPTS * NEW_TOKENS / median_seconds(generate_all), "peak": peak_memory()}
 
 
 def generate_ours(dtype: torch.dtype) -> dict:
     prompts, lora = prompts_and_adapters()
-    model, tokenizer = mistral.load_model(dtype=dtype), mistral.load_tokenizer()
+    model, tokenizer = load_model(dtype=dtype), load_tokenizer()
     ids = [tokenizer.prompt(p) for p in prompts]
-    return timed_tokens(lambda: mistral.generate_ids(model, ids, lora, NEW_TOKENS, stop=()), dtype)
+    return timed_tokens(lambda: generate_ids(model, ids, lora, NEW_TOKENS, stop=()), dtype)
+
+
+def with_peft_adapters(model: nn.Module, lora: LoRA, names: list[str]) -> nn.Module:
+    """A transformers model that knows adapter i of a batch by the name i."""
+    from peft import PeftModel
+    with tempfile.TemporaryDirectory() as folder:
+        for i, name in enumerate(names):
+            save_peft(f"{folder}/{name}", *map_lora(lora, lambda w, i=i: w[i]))
+            if i:
+                model.load_adapter(f"{folder}/{name}", name, autocast_adapter_dtype=False)
+            else:
+                model = PeftModel.from_pretrained(model, f"{folder}/{name}", name,
+                                                  autocast_adapter_dtype=False)
+    return model.eval()
 
 
 def generate_transformers(dtype: torch.dtype, adapters: bool) -> dict:
-    prompts, (A, B) = prompts_and_adapters()
-    tokenizer, model, extra = mistral.load_tokenizer(), transformers_model(dtype), {}
-    model.generation_config.eos_token_id = None            # 24 tokens each, as ours are told to
+    # The prompts, padded at the left.
+    prompts, lora = prompts_and_adapters()
+    tokenizer, model, extra = load_tokenizer(), transformers_model(dtype), {}
     ids = [tokenizer.prompt(p) for p in prompts]
     width = max(map(len, ids))
-    padded = torch.tensor([[0] * (width - len(row)) + row for row in ids])        # at the left
+    padded = torch.tensor([[0] * (width - len(row)) + row for row in ids])
     mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in ids])
+
+    # The model.
+    model.generation_config.eos_token_id = None            # 24 tokens each, as ours are told to
     if adapters:
-        from peft import PeftModel
         extra["adapter_names"] = [f"task{i}" for i in range(PROMPTS)]
-        with tempfile.TemporaryDirectory() as folder:
-            for i, name in enumerate(extra["adapter_names"]):
-                lora_ops.save_peft(f"{folder}/{name}",
-                                   *lora_ops.mapped((A, B), lambda w, i=i: w[i]))
-                if i:
-                    model.load_adapter(f"{folder}/{name}", name, autocast_adapter_dtype=False)
-                else:
-                    model = PeftModel.from_pretrained(model, f"{folder}/{name}", name,
-                                                      autocast_adapter_dtype=False).eval()
+        model = with_peft_adapters(model, lora, extra["adapter_names"])
 
     @torch.inference_mode()
-    def run() -> list:
+    def generate_all() -> list:
         out = model.generate(input_ids=padded, attention_mask=mask, do_sample=False,
                              max_new_tokens=NEW_TOKENS, pad_token_id=0, **extra)
         return out[:, width:].tolist()
-    return timed_tokens(run, dtype)
+    return timed_tokens(generate_all, dtype)
 
 
 GENERATE = {"32 adapters: ours": generate_ours,
-            "32 adapters: transformers, PEFT": lambda dtype: generate_transformers(dtype, True),
-            "no adapter: transformers": lambda dtype: generate_transformers(dtype, False)}
+            "32 adapters: transformers, PEFT": partial(generate_transformers, adapters=True),
+            "no adapter: transformers": partial(generate_transformers, adapters=False)}
 
 
 def time_generation(name: str, dtype: str) -> dict:
@@ -452,11 +495,14 @@ def time_generation(name: str, dtype: str) -> dict:
 
 def part_generation() -> str:
     """Greedy tokens/s: 32 prompts, each under an adapter of its own, 24 new tokens each."""
+    # The same work?
     mixed = list(GENERATE)[:2]
     answers = [alone("time_generation", name, "float32")["ids"] for name in mixed]
     equal = sum(a == b for a, b in zip(*answers))
     if equal < PROMPTS:
         raise UserError(f"only {equal} of {PROMPTS} answers equal PEFT's: not the same work")
+
+    # How fast?
     found = {name: alone("time_generation", name, "bfloat16") for name in GENERATE}
     for name, row in found.items():
         print(f"{name:34}{row['rate']:7.0f} tokens/s {row['peak']:6.1f} GiB")
@@ -464,40 +510,45 @@ def part_generation() -> str:
     return f"generation {mine / peft:.1f} x PEFT, {mine / plain:.1f} x transformers without adapter"
 
 
-# ------------------------------------------------------------------------------------- oracles
+# --------------------------------------------------------------------------------------- oracles
 
 def part_oracles() -> str:
     """Samples/s of `train.py --mode lora`: eight tasks side by side, and one after another."""
-    model, tokenizer, suite = mistral.load_model(), mistral.load_tokenizer(), load_suite()
-    objective = train_ops.Answers(model, tokenizer, "lora")
-    tasks = sorted(suite.train, key=train_ops.mean_length)
-    tasks = tasks[len(tasks) // 2:][:8]                     # of usual and similar length
-    args = argparse.Namespace(mode="lora", dtype=torch.bfloat16, device="cpu", lr=1e-3, seed=0,
-                              steps=4, save_every=0)
+    # Eight tasks of usual and similar length.
+    model, tokenizer = load_model(), load_tokenizer()
+    by_length = sorted(load_suite().train, key=mean_length)
+    tasks = by_length[len(by_length) // 2:][:8]
+    args = argparse.Namespace(dtype=torch.bfloat16, device="cpu", lr=1e-3, seed=0, steps=4,
+                              save_every=0, describe="lora")
 
-    def learn(tasks: list) -> None:
-        trainee = train_ops.PlainLoRAs(model.cfg, [task.name for task in tasks])
+    def learn(some: list[Task]) -> None:
+        def draw(start: int) -> Iterator[list[Sample]]:
+            return draw_from_each(some, SAMPLES_PER_TASK)
+        table = LoRATable(model.cfg, [task.name for task in some])
         with tempfile.TemporaryDirectory() as folder:
-            train_ops.train(trainee, train_ops.new_optimizer(trainee, args),
-                            draw_from_each(tasks, train_ops.PER_TASK), objective, args,
-                            Path(folder) / "log.jsonl")
-    samples = args.steps * train_ops.PER_TASK * len(tasks)
-    fused = samples / median_seconds(lambda: learn(tasks))
-    alone = samples / median_seconds(lambda: [learn([task]) for task in tasks])
-    print(f"{fused:.1f} samples/s side by side, {alone:.1f} one after another")
-    return f"oracles side by side {fused / alone:.1f} x one after another"
+            train(Setup(table, draw, model, tokenizer), args, Path(folder) / "log.jsonl")
+
+    # Both ways.
+    samples = args.steps * SAMPLES_PER_TASK * len(tasks)
+    together = samples / median_seconds(lambda: learn(tasks))
+    one_by_one = samples / median_seconds(lambda: [learn([task]) for task in tasks])
+    print(f"{together:.1f} samples/s side by side, {one_by_one:.1f} one after another")
+    return f"oracles side by side {together / one_by_one:.1f} x one after another"
 
 
 # ---------------------------------------------------------------------------- adapters, start-up
 
 def part_adapters() -> str:
     """From description to adapter; for Mistral-7B beside one read of the heads from memory."""
-    t2l, encoder = t2l_ops.load_t2l(), load_encoder()
+    # The default model.
+    t2l, encoder = load_t2l(), load_encoder()
     lines = [d for task in load_suite().train[:10] for d in task.descriptions[:10]]
-    one, hundred = (median_seconds(lambda: t2l_ops.generate_lora(t2l, lines[:n], encoder))
+    one, hundred = (median_seconds(lambda: generate_lora(t2l, lines[:n], encoder))
                     for n in (1, 100))
     print(f"SmolLM2-135M: {1000 * one:.0f} ms for one description, {10 * hundred:.1f} ms each for "
           "100 at once")
+
+    # Mistral-7B.
     ratios = []
     for dtype in (torch.float32, torch.bfloat16):
         big = fresh_t2l(MISTRAL_7B).to(dtype)
@@ -519,7 +570,9 @@ def part_startup() -> str:
     def command() -> None:
         with tempfile.TemporaryDirectory() as folder:
             subprocess.run([sys.executable, "t2l.py", "Write the word in capital letters.",
-                            "--out", f"{folder}/adapter"], check=True, capture_output=True)
+                            "--out", f"{folder}/adapter"], cwd=ROOT, check=True,
+                           capture_output=True)
+
     seconds = median_seconds(command)
     print(f"{seconds:.1f} s")
     return f"t2l.py {seconds:.1f} s"
@@ -527,18 +580,20 @@ def part_startup() -> str:
 
 # ------------------------------------------------------------------------- a model of 7 billion
 
-def write_random_model(cfg: mistral.Config, folder: Path, shard_bytes: int = 2 << 30) -> int:
+def write_random_model(cfg: MistralConfig, folder: Path, shard_bytes: int = 2 << 30) -> int:
     """A Hugging Face folder with random bf16 weights, in shards; returns their bytes."""
     with torch.device("meta"):
-        shapes = {k: w.shape for k, w in mistral.Mistral(cfg).state_dict().items()}
+        shapes = {k: w.shape for k, w in Mistral(cfg).state_dict().items()}
     pool = (0.02 * torch.randn(1 << 24)).bfloat16()            # repeated: drawing 7 billion is slow
     index, shard, total = {}, {}, 0
 
+    # Weights, a shard at a time.
     def flush() -> None:
         name = f"model-{len(set(index.values())) + 1:05}.safetensors"
         save_file(shard, folder / name)
         index.update(dict.fromkeys(shard, name))
         shard.clear()
+
     for key, shape in shapes.items():
         n = shape.numel()
         shard[key] = pool.repeat(-(-n // len(pool)))[:n].view(shape) if len(shape) > 1 else \
@@ -547,27 +602,30 @@ def write_random_model(cfg: mistral.Config, folder: Path, shard_bytes: int = 2 <
         if sum(w.nbytes for w in shard.values()) > shard_bytes:
             flush()
     flush()
+
+    # Index and config.
     write_json(folder / "model.safetensors.index.json", {"weight_map": index})
-    ours = ("name", "gemma", "windowed", "llama3")                  # not fields of a config.json
+    derived = ("name", "gemma", "windowed", "llama3")          # not fields of a config.json
     write_json(folder / "config.json", {"model_type": "mistral"} | {
-        k: v for k, v in asdict(cfg).items() if k not in ours})
+        k: v for k, v in asdict(cfg).items() if k not in derived})
     return total
 
 
 def time_big(folder: str) -> dict:
     """Load, make one L adapter, produce 8 tokens with it; the peak includes all of that."""
     began = time.perf_counter()
-    model = mistral.load_model(folder)
-    loaded = time.perf_counter() - began
+    model = load_model(folder)
+    loaded = time.perf_counter()
+
     t2l, emb = fresh_t2l(model.cfg, emb_size=1024), torch.randn(1, 1024)        # as gte-large's
-    began = time.perf_counter()
+    ready = time.perf_counter()
     with torch.no_grad():
-        A, B = t2l.adapters(emb)
-    adapter = time.perf_counter() - began
-    began = time.perf_counter()
-    ids = mistral.generate_ids(model, [list(range(3, 19))], (A, B), 8, stop=())
-    return {"load": loaded, "adapter": adapter, "tokens": time.perf_counter() - began,
-            "made": len(ids[0]), "peak": train_ops.peak_memory()}
+        lora = t2l.adapters(emb)
+    adapted = time.perf_counter()
+
+    ids = generate_ids(model, [list(range(3, 19))], lora, 8, stop=())
+    return {"load": loaded - began, "adapter": adapted - ready,
+            "tokens": time.perf_counter() - adapted, "made": len(ids[0]), "peak": peak_memory()}
 
 
 def part_big() -> str:
@@ -581,53 +639,12 @@ def part_big() -> str:
     return f"7B: adapter {found['adapter']:.2f} s, peak {found['peak'] / size:.2f} x the weights"
 
 
-# ------------------------------------------------------------------------ the paper's cost table
-
-PAPER_COST = {"description's embedding": 0.029, "hypernetwork": 0.000005, "language model": 0.827,
-              "… with three examples in the prompt": 4.177}           # TFLOPs, Mistral-7B
-
-
-def query_cost(arch: str, description: int, prompt: int, examples: int) -> dict[str, float]:
-    """TFLOPs of one query by counting every matmul of our modules, on no memory ("meta"): gte-large
-    on `description` tokens, T2L, Mistral-7B on `prompt` tokens, and on `examples` tokens."""
-    with torch.device("meta"):
-        gte = encoder_ops.Encoder(encoder_ops.Config(30528, 1024, 24, 16, 4096, 8192, 2, 1e-12,
-                                                     rope_theta=160_000.0, rope_factor=2.0))
-        t2l = fresh_t2l(MISTRAL_7B, arch, 1024)
-        model = mistral.Mistral(MISTRAL_7B)
-
-        def ids(n: int) -> Tensor:
-            return torch.zeros(1, n, dtype=torch.long)
-        work = [lambda: gte(ids(description), torch.ones(1, description, dtype=torch.bool)),
-                lambda: t2l(torch.zeros(1, 1024)),
-                lambda: model(ids(prompt)), lambda: model(ids(examples))]
-        found = []
-        for run_it in work:
-            with FlopCounterMode(display=False) as counter, torch.no_grad():
-                run_it()
-            found.append(counter.get_total_flops() / 1e12)
-    return dict(zip(PAPER_COST, found))
-
-
-def part_cost() -> str:
-    """TFLOPs of one query for Mistral-7B: the paper's figure, and every matmul counted.
-
-    The paper does not state the lengths; 36, 58 and 293 tokens make the other three rows agree.
-    """
-    found = {arch: query_cost(arch, 36, 58, 293) for arch in "LMS"}
-    print(f"{'':38}{'paper':>10}" + "".join(f"{'with ' + arch:>10}" for arch in found))
-    for name, paper in PAPER_COST.items():
-        print(f"{name:38}{paper:10.6f}" + "".join(f"{row[name]:10.6f}" for row in found.values()))
-    said = ", ".join(f"{arch} {1000 * row['hypernetwork']:.1f}" for arch, row in found.items())
-    return f"hypernetwork {said} GFLOP, not the paper's 0.005"
-
-
-# ---------------------------------------------------------------------------------- command line
+# ------------------------------------------------------------------------------- the command
 
 PARTS = {"step": part_step, "limit": part_limit, "scale": part_scale,
          "compile": part_compile, "padding": part_padding, "memory": part_memory,
          "generation": part_generation, "oracles": part_oracles, "adapters": part_adapters,
-         "startup": part_startup, "cost": part_cost, "big": part_big}
+         "startup": part_startup, "big": part_big}
 
 
 def alone(function: str, *arguments: str) -> dict:
@@ -635,10 +652,10 @@ def alone(function: str, *arguments: str) -> dict:
 
     It finds no code that torch.compile left behind in an earlier run.
     """
+    command = [sys.executable, "-m", "experiments.speed", "--run", function, *arguments]
     with tempfile.TemporaryDirectory() as cache:
-        done = subprocess.run([sys.executable, "bench.py", "--run", function, *arguments],
-                              env=os.environ | {"TORCHINDUCTOR_CACHE_DIR": cache},
-                              capture_output=True, text=True)
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True,
+                              env=os.environ | {"TORCHINDUCTOR_CACHE_DIR": cache})
     if done.returncode:
         raise UserError(f"{function} {' '.join(arguments)} failed:\n{done.stderr[-2000:]}")
     return json.loads(done.stdout.splitlines()[-1])
@@ -646,27 +663,33 @@ def alone(function: str, *arguments: str) -> dict:
 
 def main() -> None:
     parser = Parser("Measure speed and memory.")
-    parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}")
+    parser.prog = "python -m experiments.speed"
+    parser.add_argument("parts", nargs="*", metavar="PART",
+                        help=f"of {', '.join(PARTS)} (default: all but big)%(default).0s")
     parser.add_argument("--run", nargs="+", help=argparse.SUPPRESS)
     args = parser.parse_args()
-    os.chdir(Path(__file__).parent)
-    train_ops.keep_freed_memory()
+    keep_freed_memory()
+
+    # One contestant, in a process that `alone` started.
     if args.run:
         function, *arguments = args.run
         print(json.dumps(globals()[function](*arguments)))
         return
+
+    # The parts; one that fails does not stop the others.
     if odd := set(args.parts) - set(PARTS):
         raise UserError(f"no such part: {', '.join(sorted(odd))}; choose from {', '.join(PARTS)}")
-    said, failed, began = [], [], time.perf_counter()
+    lines, failed, began = [], [], time.perf_counter()
     for name in args.parts or [part for part in PARTS if part != "big"]:
         print(f"\n{name}. {PARTS[name].__doc__}", flush=True)
         try:
-            said.append(PARTS[name]())
-        except UserError as error:                                  # the other parts still run
+            lines.append(PARTS[name]())
+        except UserError as error:
             failed.append(name)
             print(error)
+
     print(f"\n{torch.get_num_threads()} threads, {(time.perf_counter() - began) / 60:.0f} min: "
-          + "; ".join(said))
+          + "; ".join(lines))
     if failed:
         raise UserError(f"failed: {', '.join(failed)}")
 

@@ -1,4 +1,5 @@
-"""The paper's ten benchmarks: what a question looks like to the model, and when an answer is right.
+"""The paper's ten benchmarks: what a question looks like to the model, and when an answer is right
+(arXiv 2506.06105, Table 2).
 
     questions = load_benchmark("benchmarks/arc_easy.jsonl")     # the name says which of the ten
     right = is_right(questions[0], "The answer is B.")
@@ -6,7 +7,7 @@
 A file has one JSON object a line, in the layout that the benchmark was published in. The prompts'
 wording is ours; a JSON file {"arc_easy": "… {question} … {options}"} gives another, for the
 released checkpoints were trained with theirs. Model-written code runs in a process that is limited
-in time and memory, and only where the caller allows it. Sources and licences are in data/hub.py.
+in time and memory, and only where the caller allows it. Sources and licences are in utils/hub.py.
 """
 import json
 import os
@@ -20,7 +21,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from data.files import UserError, read_json
+from utils.cli import UserError
+from utils.files import read_json
 
 LETTERS = "ABCDEFGH"
 CHOOSE = "{question}\n\n{options}\n\nAnswer with the letter of the right option."
@@ -56,7 +58,7 @@ class Question:
 def choice(question: str, options: list[str], right: int) -> dict:
     if not 0 <= right < len(options):                    # -1: published without the answers
         raise IndexError(f"label {right} of {len(options)} options")
-    lettered = "\n".join(f"{letter}. {text}" for letter, text in zip(LETTERS, options))
+    lettered = "\n".join(f"{name}. {text}" for name, text in zip(LETTERS, options))
     return {"question": question, "options": lettered, "gold": LETTERS[right],
             "texts": tuple(options)}
 
@@ -93,17 +95,15 @@ def load_benchmark(path: str | Path, prompts: str | Path | None = None) -> list[
     if name not in READERS:
         raise UserError(f"{path}: no benchmark of that name; expected {', '.join(READERS)}, each "
                         "as NAME.jsonl")
+
+    # How it is asked.
     given = read_json(prompts) if prompts else {}
     if odd := sorted(given.keys() - PROMPTS.keys()):
         raise UserError(f"{prompts}: no benchmark {', '.join(odd)}; expected {', '.join(PROMPTS)}")
     template, questions = given.get(name, PROMPTS[name]), []
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")   # splitlines() has others beside "\n"
-    except FileNotFoundError:
-        raise UserError(f"{path} does not exist") from None
-    except ValueError:
-        raise UserError(f"{path} is not a text file in UTF-8") from None
-    for i, line in enumerate(lines, 1):
+
+    # What is asked, a question a line.
+    for i, line in enumerate(read_lines(path), 1):
         if not line.strip():
             continue
         try:
@@ -117,6 +117,16 @@ def load_benchmark(path: str | Path, prompts: str | Path | None = None) -> list[
     if not questions:
         raise UserError(f"{path} holds no question")
     return questions
+
+
+def read_lines(path: Path) -> list[str]:
+    """Lines that end in a line feed; splitlines() would end them at other characters as well."""
+    try:
+        return path.read_text(encoding="utf-8").split("\n")
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist") from None
+    except ValueError:
+        raise UserError(f"{path} is not a text file in UTF-8") from None
 
 
 # ------------------------------------------------------------------------------------ scoring
@@ -145,7 +155,7 @@ def letter(answer: str, options: tuple[str, ...]) -> str:
                     rf"(?i:option|choice)\W+(?:is\W+)?({named})", rf"\b({named})"):
         if found := re.search(pattern, answer):
             return found[1]
-    said = [letter for letter, text in zip(known, options)
+    said = [name for name, text in zip(known, options)
             if text.lower().strip(". ") in answer.lower()]
     return said[0] if len(said) == 1 else ""
 
@@ -184,16 +194,17 @@ def passes(question: Question, answer: str, seconds: int = 10, megabytes: int = 
     time, memory, files and processes. That keeps accidents away, not an attacker: use a container
     for models that you do not trust.
     """
+    # The program: limits, the answer's code, the tests.
     code = whole_program(question.head, code_in(answer))
     limits = ("import resource as r\n"
               f"r.setrlimit(r.RLIMIT_CPU, ({seconds}, {seconds}))\n"
               f"r.setrlimit(r.RLIMIT_AS, ({megabytes << 20}, {megabytes << 20}))\n"
               "r.setrlimit(r.RLIMIT_FSIZE, (1 << 20, 1 << 20))\n"
               "r.setrlimit(r.RLIMIT_NPROC, (0, 0))\n")
-    # The last line of output must be ours: sys.exit(0) in the answer is no way to pass.
     end = f"tests passed {id(question)}"
     script = f"{limits}{code}\n\n{question.gold}\nprint()\nprint({end!r})\n".replace("\0", "")
-    # Output goes into a file, which has its limit; through a pipe it would fill our own memory.
+
+    # Run it. Output goes into a file, which has its limit; through a pipe it would fill our memory.
     with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile() as out:
         child = subprocess.Popen([sys.executable, "-I", "-c", script], cwd=folder, env={},
                                  stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.DEVNULL,
@@ -208,4 +219,6 @@ def passes(question: Question, answer: str, seconds: int = 10, megabytes: int = 
             child.wait()
         out.seek(0)
         lines = out.read().decode(errors="replace").splitlines()
+
+    # The last line of output must be ours: sys.exit(0) in the answer is no way to pass.
     return child.returncode == 0 and bool(lines) and lines[-1] == end

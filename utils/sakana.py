@@ -1,11 +1,11 @@
-"""The authors' released checkpoints (github.com/SakanaAI/text-to-lora) as a T2L.
+"""The authors' released checkpoints (github.com/SakanaAI/text-to-lora).
 
-    t2l = load_t2l("trained_t2l/t2l_demo")       # load_t2l comes here where it finds hypermod.pt
+    t2l = load_t2l("trained_t2l/t2l_demo")       # t2l.py comes here where it finds hypermod.pt
 
 Such a folder holds adapter_config.json (PEFT's: rank, alpha, rsLoRA), args.yaml (flat keys: what
 was trained) and hypermod.pt (a pickled dict of tensors, whose names are ours). All sizes are those
 of the tensors. What their code does to the heads' output in its various trainings is always
-"times a number, plus a number" for every entry; so it becomes a T2L that emits z-scores.
+"times a number, plus a number" for every entry; so it becomes a T2L whose heads emit z-scores.
 """
 import warnings
 from pathlib import Path
@@ -13,8 +13,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from data.files import UserError, load_strictly, read_json
-from t2l import T2L, Config
+from utils.cli import UserError
+from utils.files import read_json
 
 BUFFERS = ("AB_offset", "mean_recon_target", "std_recon_target")
 # What args.yaml may say: keys with the one value that is known here, keys that are read, keys that
@@ -37,68 +37,78 @@ TRAINING = set("""
     """.split())
 
 
-def load_official(folder: Path, module_order: tuple[str, ...] | None = None) -> T2L:
-    """A released checkpoint in fp32, eval mode; UserError where something cannot be honoured.
+def read_sakana(folder: Path, module_order: tuple[str, ...] | None = None
+                ) -> tuple[dict, dict[str, Tensor]]:
+    """A released checkpoint as (the fields of a T2LConfig, the T2L's weights in fp32).
 
     The ids of the adapted modules come from the order of a Python set, and their heads were made in
     that same order. `module_order` says it, else args.yaml if it does, else the order in which the
-    file has the heads, with a warning.
+    file has the heads, with a warning. UserError where something cannot be honoured.
     """
+    # What was trained?
     args, adapter = read_flat_yaml(folder / "args.yaml"), read_json(folder / "adapter_config.json")
-    odd = [f"{key}: {args[key]!r}" for key, value in KNOWN.items() if args.get(key, value) != value]
+    refused = [f"{key}: {args[key]!r}" for key, value in KNOWN.items()
+               if args.get(key, value) != value]
     if args.get("training_task") not in ("sft", "recon"):
-        odd.append(f"training_task: {args.get('training_task')!r}")
+        refused.append(f"training_task: {args.get('training_task')!r}")
     if args.get("training_task") == "recon" and args.get("pred_z_score", True) \
             and not args.get("factorized", False):
-        odd.append("pred_z_score without factorized")
-    if odd:
-        raise UserError(f"{folder}/args.yaml: cannot honour {', '.join(odd)}")
+        refused.append("pred_z_score without factorized")
+    if refused:
+        raise UserError(f"{folder}/args.yaml: cannot honour {', '.join(refused)}")
     state = read_pickled_tensors(folder / "hypermod.pt")
     if unknown := sorted(args.keys() - KNOWN.keys() - READ - FOLLOW - TRAINING):
         warnings.warn(f"{folder}/args.yaml: keys that are not known here: {', '.join(unknown)}")
+
+    # Which module came first?
     order = module_order or args.get("module_order")
     if not order:
         order = list(dict.fromkeys(key.split(".")[1] for key in state if key.startswith("heads.")))
         warnings.warn(f"{folder} does not say which module came first in training; guessed from "
                       f"the order of its heads: {', '.join(order)}; say it as module_order: "
                       "[q_proj, v_proj] in its args.yaml, or with t2l.py's --module-order")
+
+    # Sizes and weights.
     try:
-        cfg = sizes(state, args, adapter, tuple(order))
-        emitted = what_heads_emit(state, args, cfg)
+        fields = config_fields(state, args, adapter, tuple(order))
+        stats = output_stats(state, args, order)
     except (KeyError, IndexError, AttributeError, TypeError, RuntimeError) as error:
         raise UserError(f"{folder}: not the authors' layout, {error} is missing or odd") from None
-    read = {f"{name}.{side}.{m}" for name in BUFFERS for side in "AB" for m in order}
-    state = {k: w for k, w in state.items() if k not in read} | emitted
-    with torch.device("meta"):
-        t2l = T2L(cfg)
-    load_strictly(t2l, {k: w.float() for k, w in state.items()}, folder / "hypermod.pt")
-    return t2l.eval()
+    replaced = {f"{name}.{side}.{m}" for name in BUFFERS for side in "AB" for m in order}
+    state = {k: w for k, w in state.items() if k not in replaced} | stats
+    return fields, {k: w.float() for k, w in state.items()}
 
 
-def sizes(state: dict[str, Tensor], args: dict, adapter: dict, order: tuple[str, ...]) -> Config:
-    """Config from the shapes: which head, too, follows from the tensors that are there."""
+def config_fields(state: dict[str, Tensor], args: dict, adapter: dict,
+                  order: tuple[str, ...]) -> dict:
+    """T2LConfig from the shapes: which head, too, follows from the tensors that are there."""
     A, B = ({m: state[f"AB_offset.{side}.{m}"] for m in order} for side in "AB")   # (n, r, d_in) …
     r, head = A[order[0]].shape[1], state[f"heads.{order[0]}.weight"]
     for key, found in (("r", r), ("target_modules", sorted(order))):
         said = adapter.get(key, found)
         if (sorted(said) if isinstance(said, list) else said) != found:
             raise UserError(f"adapter_config.json says {key} {said!r}, hypermod.pt {found!r}")
-    alpha = adapter["lora_alpha"] / (1 if adapter.get("use_rslora") else r ** 0.5)
-    return Config(
-        "S" if "pos_emb.0.weight" in state else "M" if "out_emb_norm.weight" in state else "L",
-        emb_size=state["task_encoder.mlp.0.weight"].shape[1],
-        n_layers=state["layer_depth_encoder.0.weight"].shape[0],
-        modules={m: (A[m].shape[2], B[m].shape[1]) for m in order}, rank=r, alpha=alpha,
-        latent=state["mixer.1.weight"].shape[1], head_in=head.shape[1],
-        head_bias=f"heads.{order[0]}.bias" in state, base_model=args["model_dir"],
-        encoder=args["emb_model"] or "base", z_scored=True)
+
+    arch = "S" if "pos_emb.0.weight" in state else "M" if "out_emb_norm.weight" in state else "L"
+    return {"arch": arch,
+            "emb_size": state["task_encoder.mlp.0.weight"].shape[1],
+            "n_layers": state["layer_depth_encoder.0.weight"].shape[0],
+            "modules": {m: (A[m].shape[2], B[m].shape[1]) for m in order},
+            "rank": r,
+            "alpha": adapter["lora_alpha"] / (1 if adapter.get("use_rslora") else r ** 0.5),
+            "latent": state["mixer.1.weight"].shape[1],
+            "head_in": head.shape[1],
+            "head_bias": f"heads.{order[0]}.bias" in state,
+            "base_model": args["model_dir"],
+            "encoder": args["emb_model"] or "base",
+            "z_scored": True}
 
 
-def what_heads_emit(state: dict[str, Tensor], args: dict, cfg: Config) -> dict[str, Tensor]:
-    """The mean and the deviation by which a head's numbers become A and B."""
-    recon, found = args["training_task"] == "recon", {}
+def output_stats(state: dict[str, Tensor], args: dict, order: list[str]) -> dict[str, Tensor]:
+    """The mean and the standard deviation by which a head's numbers become A and B."""
+    recon, stats = args["training_task"] == "recon", {}
     for side in "AB":
-        for m in cfg.modules:
+        for m in order:
             offset = state[f"AB_offset.{side}.{m}"].float()
             mean, std = offset, torch.ones_like(offset)
             if recon and args.get("pred_z_score", True):         # the defaults are the authors'
@@ -107,9 +117,9 @@ def what_heads_emit(state: dict[str, Tensor], args: dict, cfg: Config) -> dict[s
             elif recon and not args.get("factorized", False):     # their code adds no offset here
                 mean = torch.zeros_like(offset)
                 std = std / args.get("delta_w_scaling", 10_000) ** 0.5
-            found[f"mean_recon_target.{side}.{m}"] = mean
-            found[f"std_recon_target.{side}.{m}"] = std
-    return found
+            stats[f"mean_recon_target.{side}.{m}"] = mean
+            stats[f"std_recon_target.{side}.{m}"] = std
+    return stats
 
 
 def read_pickled_tensors(path: Path) -> dict[str, Tensor]:

@@ -1,0 +1,1 @@
+"""Commands that measure: `python -m experiments.NAME`. Nobody imports them; results: README.md."""

@@ -1,0 +1,64 @@
+"""A person's mistakes: one line that says what was found and what was expected, exit code 2."""
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT, command, refused, train_tiny
+
+from utils.cli import UserError
+
+pytestmark = pytest.mark.quick
+
+
+def test_a_real_command_line_ends_in_one_line_and_code_2():
+    done = subprocess.run([sys.executable, ROOT / "train.py", "--mode", "nonsense"],
+                          capture_output=True, text=True)
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr.startswith("error: argument --mode") and done.stderr.count("\n") == 1
+
+
+def test_unknown_arch_and_flags_that_contradict():
+    assert "--arch" in refused("train", "--mode", "sft", "--arch", "X")
+    assert "--describe" in refused("train", "--mode", "mtlora", "--describe", "both")
+    assert "--steps" in refused("train", "--mode", "sft", "--steps", "0")
+
+
+@pytest.mark.parametrize("module, flags, new", [
+    ("train", ["--mode", "sft", "--recompute"], "--activation-checkpointing"),
+    ("eval", ["--loras", "out/lora"], "python -m experiments.compare --loras DIR"),
+    ("eval", ["--benchmarks", "DIR"], "python -m experiments.benchmarks --benchmarks"),
+    ("eval", ["--run-code"], "python -m experiments.benchmarks --run-code"),
+    ("eval", ["--likelihood"], "python -m experiments.benchmarks --likelihood"),
+    ("eval", ["--prompts", "p.json"], "python -m experiments.benchmarks --prompts")])
+def test_an_old_flag_names_the_new_one(module, flags, new):
+    flag = next(f for f in reversed(flags) if f.startswith("--"))
+    assert refused(module, *flags) == f"error: {flag} has a new name: {new}"
+
+
+@pytest.mark.parametrize("module", ["train", "eval", "t2l", "utils.download", "data.generate",
+                                    *(f"experiments.{name}" for name in (
+                                        "compare", "benchmarks", "speed", "cost", "plots"))])
+def test_help_is_there_and_shows_no_old_flag(module):
+    done = command(module, "--help")
+    assert done.returncode == 0 and done.stderr == "" and "usage: " in done.stdout
+    assert "--recompute" not in done.stdout
+    if module == "eval":
+        assert not any(flag in done.stdout for flag in ("--loras", "--benchmarks", "--run-code"))
+
+
+@pytest.mark.parametrize("flag, value", [("--steps", 0), ("--lr", 0), ("--lr", -1), ("--lr", "nan"),
+                                         ("--save-every", -1), ("--eval-samples", -1)])
+def test_numbers_that_make_no_sense(flag, value):
+    assert flag in refused("train", "--mode", "mtlora", flag, value)
+
+
+@pytest.mark.parametrize("flags, said", [
+    (["--mode", "lora", "--batch-size", "12"], "no multiple of 8"),
+    (["--mode", "sft", "--one-hot"], "no use for --one-hot"),
+    (["--mode", "recon", "--loras", "x", "--compile"], "no use for --compile"),
+    (["--mode", "lora", "--max-tasks", "0"], "--max-tasks and --lr must be positive"),
+    (["--mode", "mtlora", "--init", "x"], "no use for --init"),
+    (["--mode", "recon", "--loras", "x", "--describe", "both"], "leave out --describe")])
+def test_flags_that_a_mode_would_ignore(flags, said):
+    with pytest.raises(UserError, match=said):
+        train_tiny(*flags)

@@ -1,0 +1,91 @@
+"""The real default models, SmolLM2-135M-Instruct and all-MiniLM-L6-v2, and the committed T2L.
+
+Skipped where they are neither cached nor to be fetched.
+"""
+import json
+
+import pytest
+import torch
+from conftest import GOLDEN
+
+from encoder import load_encoder
+from mistral import generate, generate_ids, load_model, load_tokenizer
+from t2l import CHECKPOINT, generate_lora, load_t2l
+
+SMOLLM2 = json.loads((GOLDEN / "smollm2.json").read_text())       # transformers' own GGUF reader
+QUESTIONS = [row["question"] for row in SMOLLM2["rows"]]
+
+
+def test_default_model_is_what_transformers_reads_from_the_gguf_file(default_models):
+    """Weights of one layer (q and k un-permuted), ids of ten prompts, their greedy answers."""
+    model = load_model(default_models[0], torch.float32)
+    for name, column in SMOLLM2["weights"].items():
+        ours, theirs = model.state_dict()[name][:80, 17], torch.tensor(column)
+        torch.testing.assert_close(ours, theirs, atol=0, rtol=2 ** -8)            # bf16's rounding
+        if "q_proj" in name:                                   # negative control: one head permuted
+            assert (ours[:64].view(2, 32).T.flatten() - theirs[:64]).abs().max() > 0.05
+    tokenizer = load_tokenizer(default_models[0])
+    prompts = [tokenizer.prompt(question) for question in QUESTIONS]
+    assert prompts == [row["ids"] for row in SMOLLM2["rows"]]
+    made = generate_ids(model, prompts, None, max_new_tokens=12, stop=(2,))
+    assert made == [[t for t in row["answer"] if t != 2] for row in SMOLLM2["rows"]]
+
+
+@pytest.mark.slow
+def test_live_default_model_answers_like_transformers(default_models):
+    """Ten prompts: the same ids in, the same greedy tokens out, in fp32."""
+    transformers = pytest.importorskip("transformers")
+    folder = default_models[0]
+    model, tokenizer = load_model(folder, torch.float32), load_tokenizer(folder)
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    their_tokenizer = transformers.PreTrainedTokenizerFast(
+        tokenizer_file=str(folder / "tokenizer.json"))
+    their_tokenizer.chat_template = (
+        "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}"
+        "{% endfor %}{{ '<|im_start|>assistant\n' }}")
+    prompts = [tokenizer.prompt(q) for q in QUESTIONS]
+    made = generate_ids(model, prompts, None, max_new_tokens=12, stop=(2,))
+    for question, prompt, new in zip(QUESTIONS, prompts, made):
+        text = their_tokenizer.apply_chat_template([{"role": "user", "content": question}],
+                                                   tokenize=False)
+        assert prompt == their_tokenizer(text, add_special_tokens=False)["input_ids"]
+        out = theirs.generate(torch.tensor([prompt]), max_new_tokens=12, do_sample=False,
+                              pad_token_id=0)[0, len(prompt):].tolist()
+        assert new == out[:out.index(2)] if 2 in out else new == out
+
+
+def test_default_model_knows_paris(default_models):
+    model, tokenizer = (load(default_models[0]) for load in
+                        (load_model, load_tokenizer))
+    assert "Paris" in generate(model, tokenizer, QUESTIONS[:1])[0]
+
+
+SENTENCES = [f"{verb} the {thing} of the {place}."
+             for verb in ("Give", "Write down", "Count", "Hide")
+             for thing in ("last letter", "capital") for place in ("word", "country in Europe")]
+SENTENCES += ["a", "Réponds en français.", "2 + 2 = 4", "WHAT IS THIS?"]
+
+
+def test_live_minilm_equals_sentence_transformers(default_models):
+    package = pytest.importorskip("sentence_transformers")
+    from sentence_transformers.sentence_transformer import modules
+    folder = default_models[1]
+    word = modules.Transformer(str(folder))
+    pool = modules.Pooling(384, pooling_mode="mean")
+    theirs = package.SentenceTransformer(modules=[word, pool], device="cpu")
+    ours = load_encoder(folder).embed(SENTENCES)
+    cosine = torch.cosine_similarity(ours, torch.tensor(theirs.encode(SENTENCES)))
+    assert len(SENTENCES) == 20 and cosine.min() > 0.9999
+
+
+def test_the_committed_checkpoint_reads_its_description(default_models):
+    """Four descriptions for one input: nothing else can tell which answer is asked for."""
+    model, tokenizer = load_model(), load_tokenizer()
+    t2l = load_t2l()
+    lines = ["Write the word in capital letters.", "Put the word in double quotes.",
+             "Give the first letter of the word, in lower case.",
+             "Write the word followed by an exclamation mark."]
+    answers = generate(model, tokenizer, ["hot"] * 4, generate_lora(t2l, lines))
+    assert answers == ["HOT", '"hot"', "h", "hot!"]
+    file = CHECKPOINT / "t2l.safetensors"
+    assert file.stat().st_size < 18_000_000

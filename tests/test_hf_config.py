@@ -1,0 +1,53 @@
+"""What a config.json says and does not say; what is refused by name."""
+import json
+
+import pytest
+from conftest import GOLDEN
+
+from mistral import read_config
+from utils.cli import UserError
+
+
+pytestmark = pytest.mark.quick
+
+
+@pytest.mark.parametrize("family, changes, said", [
+    ("llama", {"quantization_config": {"bits": 4}}, "quantization_config={'bits': 4}"),
+    ("llama", {"num_hidden_layers": "three"}, "found num_hidden_layers='three'"),
+    ("llama", {"num_attention_heads": 0}, "found num_attention_heads=0"),
+    ("llama", {"num_key_value_heads": "2"}, "found num_key_value_heads='2'"),
+    ("llama", {"num_key_value_heads": 5}, "cannot share the keys of 5 evenly"),
+    ("llama", {"rope_parameters": {"full_attention": {"rope_theta": 1.0}}}, "full_attention="),
+    ("llama", {"rope_parameters": {"rope_theta": None}}, "rope_parameters.rope_theta=None"),
+    ("llama", {"rope_scaling": {"type": "yarn"}}, "beside rope_scaling"),
+    ("llama3", {"rope_parameters": {"rope_type": "llama3", "partial_rotary_factor": 0.5}},
+     "partial_rotary_factor=0.5"),
+    ("llama", {"sliding_window": 8}, "sliding_window=8"),
+    ("mistral", {"attn_logit_softcapping": 5.0}, "attn_logit_softcapping=5.0"),
+    ("llama", {"model_type": "qwen2", "use_mrope": False}, "model_type='qwen2', use_mrope"),
+    ("llama3", {"rope_parameters": {"rope_type": "llama3", "factor": 2}}, "low_freq_factor"),
+    ("mistral", {"hidden_act": "gelu"}, "hidden_act='gelu'"),
+    ("gemma2", {"layer_types": ["chunked_attention"] * 3}, "layer_types"),
+    ("gemma2", {"layer_types": ["full_attention"]}, "layer_types")])
+def test_configs_that_cannot_be_honoured(family, changes, said, tmp_path):
+    config = json.loads((GOLDEN / family / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | changes))
+    with pytest.raises(UserError, match=said):
+        read_config(tmp_path)
+
+
+def test_what_a_config_does_not_say_and_what_is_not_known(tmp_path, capsys):
+    """Absent fields mean what they mean to Hugging Face's classes; new ones are named aloud."""
+    config = {"model_type": "mistral", "vocab_size": 9, "hidden_size": 64, "intermediate_size": 9,
+              "num_hidden_layers": 2, "num_attention_heads": 8, "rope_theta": 7.0}
+    (tmp_path / "config.json").write_text(json.dumps(config | {"mystery": 1, "use_cache": True}))
+    cfg = read_config(tmp_path)
+    assert "not known here: mystery\n" in capsys.readouterr().err
+    assert (cfg.sliding_window, cfg.windowed, cfg.num_key_value_heads) == (4096, (0, 1), 8)
+    (tmp_path / "config.json").write_text(json.dumps(config | {"model_type": "llama"}))
+    cfg = read_config(tmp_path)
+    assert (cfg.sliding_window, cfg.windowed, cfg.max_position_embeddings) == (None, (), 2048)
+    (tmp_path / "config.json").write_text(json.dumps(config | {"model_type": "gemma2"}))
+    cfg = read_config(tmp_path)
+    assert (cfg.head_dim, cfg.windowed, cfg.final_logit_softcapping) == (256, (0,), 30.0)
+    assert capsys.readouterr().err == ""

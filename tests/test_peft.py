@@ -1,0 +1,144 @@
+"""Adapter folders: ours, those that others publish, what is refused; folders with one merged in."""
+import json
+import shutil
+
+import pytest
+import torch
+from conftest import GOLDEN
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from lora import add_delta, load_peft, merge, save_peft
+from mistral import load_model
+from utils.cli import UserError
+from utils.peft import merge_folder
+
+pytestmark = pytest.mark.quick
+
+
+def setup(name: str):
+    folder = GOLDEN / name
+    return (load_model(folder, torch.float32), load_peft(folder / "adapter"),
+            load_file(folder / "expected.safetensors"))
+
+
+def test_peft_folder_round_trip_is_exact(tmp_path):
+    _, (A, B), _ = setup("llama")
+    save_peft(tmp_path / "a", A, B, base_model="tiny", description="Say it twice.")
+    A2, B2 = load_peft(tmp_path / "a")
+    assert all(torch.equal(A[m], A2[m]) and torch.equal(B[m], B2[m]) for m in A)
+    with safe_open(tmp_path / "a" / "adapter_model.safetensors", "pt") as file:
+        assert file.metadata()["description"] == "Say it twice."
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a"]               # no scratch left
+
+
+def foreign(folder, config: dict = {}, **tensors) -> None:
+    """A LoRA as somebody else would publish it: rank 64, alpha 24, plain scale, two layers."""
+    folder.mkdir(exist_ok=True)
+    name = "base_model.model.model.layers.{}.self_attn.{}.lora_{}.weight".format
+    weights = {name(i, m, side): torch.randn((64, 48) if side == "A" else (d_out, 64))
+               for i in range(2) for m, d_out in (("q_proj", 48), ("v_proj", 16)) for side in "AB"}
+    save_file({k: w for k, w in (weights | tensors).items() if w is not None},
+              folder / "adapter_model.safetensors")
+    (folder / "adapter_config.json").write_text(json.dumps(
+        {"peft_type": "LORA", "r": 64, "lora_alpha": 24} | config))
+
+
+def test_adapters_made_by_others(tmp_path):
+    """Any rank and scale; what it adapts besides q and v is left out, aloud; gaps are refused."""
+    mlp = {"base_model.model.model.layers.0.mlp.up_proj.lora_A.weight": torch.randn(16, 48)}
+    v = {f"base_model.model.model.layers.{i}.self_attn.v_proj.lora_{side}.weight": None
+         for i in range(2) for side in "AB"}
+    foreign(tmp_path / "plain")
+    raw = load_file(tmp_path / "plain" / "adapter_model.safetensors")
+    A, B = load_peft(tmp_path / "plain")
+    last = "base_model.model.model.layers.1.self_attn.q_proj.lora_{}.weight"
+    assert torch.equal(A["q_proj"][1], raw[last.format("A")])
+    torch.testing.assert_close(B["q_proj"][1], raw[last.format("B")] * 24 / 64)
+    foreign(tmp_path / "q only", config={"use_rslora": True}, **v)
+    A, B = load_peft(tmp_path / "q only")
+    assert list(A) == ["q_proj"] and A["q_proj"].shape == (2, 64, 48)
+    foreign(tmp_path / "more", **mlp)
+    with pytest.warns(UserWarning, match="left out 1 tensors such as .*up_proj"):
+        load_peft(tmp_path / "more")
+    foreign(tmp_path / "gap", **{last.format("B"): None})
+    with pytest.raises(UserError, match="for every layer, found gaps"):
+        load_peft(tmp_path / "gap")
+
+
+LAST = "base_model.model.model.layers.1.self_attn.q_proj.lora_{}.weight"
+
+TOWER = {f"base_model.model.vision_tower.layers.{i}.self_attn.{m}.lora_{side}.weight":
+         torch.zeros(16, 16) for i in range(2) for m in ("q_proj", "v_proj") for side in "AB"}
+
+
+@pytest.mark.parametrize("config, tensors, said", [
+    ({"use_dora": True}, {}, "use_dora"), ({"peft_type": "IA3"}, {}, "IA3"),
+    ({"init_lora_weights": "pissa_niter_4"}, {}, "for a base it changed"),
+    ({"lora_alpha": None}, {}, "lora_alpha None"), ({"lora_alpha": "24"}, {}, "lora_alpha '24'"),
+    ({"kasa_config": {"x": 1}}, {}, "kasa_config"),
+    ({}, {LAST.format("A"): torch.zeros(4, 48)}, "found ranks 4, 64"),
+    ({}, {LAST.format("B"): torch.zeros(48, 4)}, "found ranks 4, 64"),
+    ({}, {LAST.format("A"): torch.zeros(64, 40)}, "in all layers alike"),
+    ({}, {LAST.format("A"): torch.zeros(64)}, "found ranks 64, none"),
+    ({}, {LAST.format("B"): torch.full((48, 64), torch.nan)}, "not finite")])
+def test_adapters_that_are_refused(config, tensors, said, tmp_path):
+    foreign(tmp_path, config, **tensors)
+    with pytest.raises(UserError, match=said):
+        load_peft(tmp_path)
+
+
+def test_layers_of_another_tower_are_not_the_language_models(tmp_path):
+    foreign(tmp_path / "both", **TOWER)
+    with pytest.warns(UserWarning, match="left out 8 tensors such as .*vision_tower"):
+        assert load_peft(tmp_path / "both")[0]["q_proj"].any()
+
+
+@pytest.mark.parametrize("name", ["llama", "mistral"])
+def test_a_merged_folder_is_the_model_with_the_adapter(name, tmp_path):
+    model, lora, expected = setup(name)
+    source = tmp_path / "sharded"                       # mistral's, cut into two files
+    shutil.copytree(GOLDEN / name, source)
+    if name == "mistral":
+        weights = load_file(source / "model.safetensors")
+        (source / "model.safetensors").unlink()
+        names = sorted(weights)
+        halves = {"one.safetensors": names[::2], "two.safetensors": names[1::2]}
+        for file, half in halves.items():
+            save_file({k: weights[k] for k in half}, source / file)
+        (source / "model.safetensors.index.json").write_text(json.dumps(
+            {"weight_map": {k: file for file, half in halves.items() for k in half}}))
+    (source / "pytorch_model.bin").write_bytes(b"other weights, not merged: not to come along")
+    merge_folder(source, lora, tmp_path / "merged", add_delta)
+    files = {path.name for path in (tmp_path / "merged").iterdir()}
+    assert "tokenizer.json" in files and not files & {"pytorch_model.bin", "expected.safetensors"}
+    merged = load_model(tmp_path / "merged", torch.float32)
+    torch.testing.assert_close(merged(expected["ids"]), expected["lora_logits"],
+                               atol=2e-5, rtol=1e-5)
+    deep = tuple({m: torch.cat([w, w]) for m, w in side.items()} for side in lora)
+    shallow = tuple({m: w[:2] for m, w in side.items()} for side in lora)
+    for wrong, said in (
+            (deep, "layers.3.self_attn.q_proj.weight is .*, the model's weight is missing"),
+            (shallow, "its ΔW for model.layers.2.self_attn.q_proj.weight is missing")):
+        with pytest.raises(UserError, match=said):
+            merge_folder(source, wrong, tmp_path / "wrong", add_delta)
+        with pytest.raises(UserError, match=said):
+            merge(model, wrong)
+    assert not (tmp_path / "wrong").exists()
+    for full in (source / ".." / "sharded", tmp_path / "merged"):
+        with pytest.raises(UserError, match="is not empty"):
+            merge_folder(source, lora, full, add_delta)
+    with pytest.raises(UserError, match="model.safetensors does not exist"):
+        merge_folder(tmp_path / "nowhere", lora, tmp_path / "wrong", add_delta)
+
+
+def test_live_peft_loads_what_we_write(tmp_path):
+    transformers, peft = pytest.importorskip("transformers"), pytest.importorskip("peft")
+    model, (A, B), expected = setup("mistral")
+    save_peft(tmp_path, A, B, base_model="tiny")
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(
+        GOLDEN / "mistral", attn_implementation="eager")
+    theirs = peft.PeftModel.from_pretrained(theirs, tmp_path).eval()
+    with torch.no_grad():
+        torch.testing.assert_close(theirs(expected["ids"]).logits, expected["lora_logits"],
+                                   atol=1e-4, rtol=1e-4)

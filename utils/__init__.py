@@ -1,0 +1,1 @@
+"""File formats, checks and flags; nothing here knows a model."""

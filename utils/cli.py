@@ -1,0 +1,275 @@
+"""What every command shares: a person's mistake is one line, and flags look alike everywhere.
+
+Order: errors, the parser, how a command runs, the flags of train.py and what contradicts itself.
+"""
+import argparse
+import random
+import sys
+import warnings
+from collections.abc import Callable, Iterable
+
+
+class UserError(ValueError):
+    """A mistake that a person can mend: names the file, what was found, what was expected."""
+
+
+# ------------------------------------------------------------------------------- the parser
+
+class Parser(argparse.ArgumentParser):
+    """Every option shows its default in --help; a wrong command line is a UserError."""
+
+    def __init__(self, description: str):
+        super().__init__(description=description,
+                         formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+
+    def folder(self, flag: str, text: str, default: str) -> None:
+        """A folder that is None unless given; `default` says what then is used."""
+        self.add_argument(flag, metavar="DIR", default=None,
+                          help=f"{text} (default: {default})%(default).0s")
+
+    def models(self, encoder: str) -> None:
+        """Which two models, where and how precisely; `encoder` says what is used unless given."""
+        self.folder("--model", "a Hugging Face folder", "SmolLM2-135M-Instruct")
+        self.folder("--encoder", "a Hugging Face encoder folder, or base: the language model",
+                    encoder)
+        self.add_argument("--device", choices=["cpu", "cuda"], default="cpu",
+                          help="where the language model runs and training happens")
+        self.add_argument("--dtype", choices=["bfloat16", "float32"], default="bfloat16",
+                          help="the language model's precision; what is trained is float32")
+
+    def renamed(self, flag: str, new: str) -> None:
+        """An old flag, which ends in one line that gives the new one."""
+
+        class Renamed(argparse.Action):
+            def __call__(self, *_):
+                raise UserError(f"{flag} has a new name: {new}")
+        self.add_argument(flag, nargs="*", action=Renamed, help=argparse.SUPPRESS)
+
+    def error(self, message: str):
+        raise UserError(f"{message}; see --help")
+
+
+def run(main: Callable[[], None]) -> None:
+    """Run a command. A UserError becomes one line on stderr and exit code 2, without a traceback;
+    a warning becomes one line, too."""
+    warnings.formatwarning = lambda message, *_: f"warning: {message}\n"
+    try:
+        main()
+    except (UserError, OSError) as error:           # a full disk, a folder that is not yours …
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit("interrupted")
+
+
+def check_device(device: str) -> None:
+    """UserError for a device that PyTorch does not find."""
+    import torch                                     # slow; the downloads do without
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UserError("--device cuda: PyTorch finds no CUDA device; leave it out for the CPU")
+
+
+def note(text: str) -> None:
+    """What is loaded, what happens: on stderr, so that stdout has the results alone."""
+    print(text, file=sys.stderr)
+
+
+def warn(text: str) -> None:
+    note(f"warning: {text}")
+
+
+# ------------------------------------------------------------------------- the description
+
+COMMON_WORDS = set("""the of and in to is it that for with from as by an each word words answer give
+    write what this which return only""".split())
+
+
+def check_description(text: str, n_tokens: int, limit: int) -> None:
+    """UserError for a description that says nothing; a warning where the encoder, which reads
+    `limit` tokens of English, will not read it as written."""
+    if len(text) < 2:
+        raise UserError(f"the description is {text!r}; write what the task asks, for "
+                        "example \"Write the word in capital letters.\"")
+    if n_tokens > limit:
+        warn(f"the description has {n_tokens} tokens; the encoder reads the first {limit}")
+
+    words = text.lower().split()
+    foreign = sum(c.isascii() for c in text) < 0.9 * len(text)
+    if foreign or len(words) > 4 and not COMMON_WORDS & set(words):
+        warn("this does not look like English, the only language the encoder and the training "
+             "descriptions know; expect an unrelated adapter")
+
+
+# --------------------------------------------------------------------------- flags of t2l.py
+
+def t2l_flags(modules: Iterable[str]) -> Parser:
+    parser = Parser("Turn a task description into a LoRA adapter.")
+    add = parser.add_argument
+    add("description", help="what the adapted model shall do, in English")
+    add("--prompt", action="append", default=[],
+        help="an input to answer with and without the adapter; may be repeated")
+    parser.folder("--out", "write the adapter as a PEFT folder", "it is not kept")
+    parser.folder("--merged", "write the whole model with the adapter merged in", "it is not")
+    parser.folder("--ckpt", "a trained T2L folder", "the committed one for SmolLM2-135M-Instruct")
+    add("--module-order", nargs=2, choices=modules, default=None,
+        help="the authors' checkpoints: which module came first in training%(default).0s")
+    parser.models(encoder="the checkpoint's")
+    return parser
+
+
+# ---------------------------------------------------------------- flags of eval.py and its kin
+
+class EvalParser(Parser):
+    """The flags that eval.py, experiments.compare and experiments.benchmarks share."""
+
+    def __init__(self, description: str, ckpt: str, ckpt_default: str, samples: str):
+        super().__init__(description)
+        self.add_argument("--ckpt", metavar="DIR", nargs="+", default=None,
+                          help=f"{ckpt} (default: {ckpt_default})%(default).0s")
+        self.models(encoder="each checkpoint's own")
+        self.add_argument("--eval-samples", type=int, default=20, metavar="N", help=samples)
+
+    def parse_args(self, *given) -> argparse.Namespace:
+        args = super().parse_args(*given)
+        if args.eval_samples < 1:
+            raise UserError("--eval-samples must be at least 1")
+        return args
+
+
+def eval_args() -> argparse.Namespace:
+    parser = EvalParser("The zero-shot table, with controls.",
+                        "folders of train.py --mode sft, recon or mtlora, or the authors'",
+                        "the committed ones; their results are not written",
+                        "test inputs per task of the split (seen tasks: a twentieth)")
+    parser.folder("--tasks", "task files", "the built-in suite")
+    parser.add_argument("--split", choices=["unseen", "validation"], default="unseen",
+                        help="the tasks to test on")
+    parser.renamed("--loras", "python -m experiments.compare --loras DIR")
+    for flag in ("--benchmarks", "--run-code", "--likelihood", "--prompts"):
+        parser.renamed(flag, f"python -m experiments.benchmarks {flag}")
+    return parser.parse_args()
+
+
+# ------------------------------------------------------------------------ flags of train.py
+
+def train_args(defaults: dict[str, dict], heads: Iterable[str],
+               samples_per_task: int) -> argparse.Namespace:
+    """train.py's command line; `defaults` holds {flag: {mode: value}} where modes differ.
+
+    UserError where flags make no sense together.
+    """
+    args = train_flags(defaults, heads).parse_args()
+    for flag, values in defaults.items():
+        if getattr(args, name_of(flag)) is None:
+            setattr(args, name_of(flag), values[args.mode])
+    if args.mode == "lora":
+        args.save_every = 0                          # every task is saved when it is done
+        if args.max_tasks is None and not args.task:
+            args.max_tasks = 64
+    check_train_flags(args, samples_per_task)
+    return args
+
+
+def name_of(flag: str) -> str:
+    return flag[2:].replace("-", "_")
+
+
+def train_flags(defaults: dict[str, dict], heads: Iterable[str]) -> Parser:
+    parser = Parser("Train Text-to-LoRA.")
+    add = parser.add_argument
+
+    def by_mode(flag: str, kind: type, text: str) -> None:
+        each = ", ".join(f"{mode} {value}" for mode, value in defaults[flag].items())
+        add(flag, type=kind, help=f"{text} (default: {each})%(default).0s")
+
+    # What is trained, on what.
+    add("--mode", choices=list(defaults["--steps"]), required=True, help="what to train")
+    parser.models(encoder="all-MiniLM-L6-v2")
+    parser.folder("--tasks", "task files", "the built-in suite")
+    parser.folder("--out", "the run's folder", "out/MODE")
+    parser.folder("--loras", "recon: a folder of PEFT folders named as tasks", "none")
+    parser.folder("--init", "sft, recon: start from this T2L", "a fresh one")
+    add("--task", nargs="+", metavar="NAME", help="lora, recon: these tasks only%(default).0s")
+    add("--max-tasks", type=int, metavar="N", help="lora, recon: as many tasks, of a fixed draw "
+        "(default: lora 64, recon all)%(default).0s")
+
+    # The method.
+    add("--arch", choices=list(heads), default="L", help="the hypernetwork's head")
+    add("--one-hot", action="store_true",
+        help="recon: a task's number in place of its description's embedding")
+    add("--canonical", action="store_true",
+        help="recon: bring the library's A and B into one form first; B A stays the same")
+    add("--recon-space", choices=["factors", "delta"], default="factors",
+        help="recon: the distance between A and A*, B and B*; or between B A and B* A*")
+    add("--describe", choices=["lora", "prompt", "both"], default="lora",
+        help="where the description goes: only into the hypernetwork, only into the prompt, both")
+
+    # The optimisation.
+    by_mode("--steps", int, "training steps; lora: of each task at most")
+    by_mode("--batch-size", int, "samples a step, lora: 8 of each task; recon: LoRAs a step")
+    by_mode("--lr", float, "peak learning rate")
+    add("--seed", type=int, default=0, help="of initialisation, sampling and dropout")
+
+    # The run.
+    add("--save-every", type=int, default=100, metavar="N",
+        help="steps between saved states, 0: none; lora saves every task when it is done")
+    add("--resume", action="store_true", help="go on from the last saved state in --out")
+    add("--eval-samples", type=int, default=6, metavar="N",
+        help="test inputs per unseen task at the end (seen tasks: a twentieth); recon: the error "
+        "of ΔW; 0: no evaluation")
+    add("--compile", action="store_true",
+        help="torch.compile the layers: half a minute first, then faster; needs a C++ compiler")
+    add("--activation-checkpointing", action="store_true",
+        help="keep only the layers' inputs and compute them again in the backward pass: a third "
+        "slower, a fraction of the memory")
+    parser.renamed("--recompute", "--activation-checkpointing")
+    return parser
+
+
+USED_BY = {"--loras": ["recon"], "--one-hot": ["recon"], "--canonical": ["recon"],
+           "--recon-space": ["recon"], "--init": ["sft", "recon"], "--task": ["lora", "recon"],
+           "--max-tasks": ["lora", "recon"], "--compile": ["sft", "mtlora", "lora"],
+           "--activation-checkpointing": ["sft", "mtlora", "lora"]}
+
+
+def check_train_flags(args: argparse.Namespace, samples_per_task: int) -> None:
+    """UserError for numbers that make no sense, and for flags that the mode would ignore where
+    that can be told from their defaults."""
+    # Numbers.
+    if min(args.steps, args.batch_size) < 1 or min(args.save_every, args.eval_samples) < 0 \
+            or not args.lr > 0 or (args.max_tasks is not None and args.max_tasks < 1):
+        raise UserError("--steps, --batch-size, --max-tasks and --lr must be positive, "
+                        "--save-every and --eval-samples not negative")
+    if args.mode == "lora" and args.batch_size % samples_per_task:
+        raise UserError(f"--batch-size {args.batch_size} is no multiple of {samples_per_task}, the "
+                        "samples of each task in a batch")
+
+    # Flags that belong to other modes.
+    for flag, modes in USED_BY.items():
+        given = getattr(args, name_of(flag)) not in (None, False, "factors")
+        if given and args.mode not in modes:
+            raise UserError(f"--mode {args.mode} has no use for {flag}; leave it out")
+    if args.mode == "recon" and not args.loras:
+        raise UserError("--mode recon needs --loras DIR, a library as --mode lora writes it")
+
+    # Where the description goes.
+    if args.mode == "sft" and args.describe == "prompt":
+        raise UserError("--mode sft reads the description in T2L: use --describe lora or both")
+    if args.mode == "mtlora" and args.describe == "both":
+        raise UserError("--mode mtlora has no hypernetwork: --describe prompt, or leave it out")
+    if args.mode in ("lora", "recon") and args.describe != "lora":
+        raise UserError(f"--mode {args.mode} has no description in the prompt: leave out "
+                        "--describe")
+
+
+def select_tasks(names: Iterable[str], wanted: list[str] | None,
+                 at_most: int | None) -> list[str]:
+    """--task and --max-tasks: the `wanted` ones, or the first `at_most` of one fixed draw, so that
+    8 tasks are among the 16."""
+    names = list(names)
+    for name in set(wanted or ()) - set(names):
+        raise UserError(f"there is no {name!r} to train on; there are {', '.join(names[:5])} … "
+                        f"({len(names)} in all)")
+    chosen = list(dict.fromkeys(wanted or ())) or \
+        random.Random(0).sample(sorted(names), len(names))
+    return chosen[:at_most]

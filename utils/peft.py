@@ -1,0 +1,198 @@
+"""PEFT's adapter folders in and out, whether an adapter fits a model, merging into a model folder.
+
+An adapter is a pair of dicts over the adapted modules m: A[m] (n, r, d_in), B[m] (n, d_out, r) with
+n layers and rank r. Its scale is always folded into B: ΔW = B A.
+"""
+import re
+import shutil
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from utils.cli import UserError, warn
+from utils.files import atomic_folder, read_json, write_json
+from utils.weights import read_safetensors, read_shards
+
+TARGETS = ("q_proj", "v_proj")
+LoRA = tuple[dict[str, Tensor], dict[str, Tensor]]
+KEY = "base_model.model.model.layers.{layer}.self_attn.{module}.lora_{side}.weight"
+KEY_PATTERN = re.compile(r"base_model\.model\.model\.layers\.(\d+)\.self_attn\.(q_proj|v_proj)"
+                         r"\.lora_([AB])\.weight")
+
+# What PEFT can do beyond ΔW = scale · B A; and starts for which it changed the base's weights, too.
+UNSUPPORTED = ("use_dora", "rank_pattern", "alpha_pattern", "layer_replication", "use_qalora",
+               "use_bdlora", "alora_invocation_tokens", "arrow_config", "kasa_config",
+               "monteclora_config")
+BASE_CHANGING_INITS = ("pissa", "olora", "corda", "loftq", "lora_ga")
+
+
+# -------------------------------------------------------------------------------- what fits
+
+def check_pairs(lora: LoRA) -> None:
+    """ValueError unless every A has its B: the same modules, batch, layers and rank."""
+    for m in lora[0].keys() | lora[1].keys():
+        A, B = (tuple(side[m].shape) if m in side else () for side in lora)
+        if len(A) < 3 or A[:-2] != B[:-2] or A[-2] != B[-1]:
+            raise ValueError(f"{m} has A {A or 'missing'} and B {B or 'missing'}; expected "
+                             "(…, n, r, d_in) and (…, n, d_out, r)")
+
+
+def check_single(lora: LoRA) -> None:
+    """ValueError for a batch of adapters where one is needed."""
+    check_pairs(lora)
+    if any(A.dim() != 3 for A in lora[0].values()):
+        raise ValueError("one adapter is needed here, not a batch of them; "
+                         "lora.map_lora(adapters, lambda w: w[i]) is number i")
+
+
+def check_one_each(lora: LoRA | None, n_prompts: int) -> None:
+    """ValueError unless there is one adapter for all prompts, or one for each."""
+    for w in lora[0].values() if lora else ():
+        if w.dim() == 4 and len(w) != n_prompts:
+            raise ValueError(f"{len(w)} adapters for {n_prompts} prompts; give one for each, or a "
+                             "single one without batch axis for all")
+
+
+def weight_deltas(lora: LoRA) -> dict[str, tuple[Tensor, Tensor]]:
+    """{Hugging Face's name of an adapted weight: A (r, d_in), B (d_out, r)}."""
+    check_single(lora)
+    return {f"model.layers.{i}.self_attn.{m}.weight": (A, B) for m in lora[0]
+            for i, (A, B) in enumerate(zip(lora[0][m], lora[1][m]))}
+
+
+def check_fits(lora: LoRA, shapes: dict[str, torch.Size]) -> None:
+    """UserError unless the adapter has a ΔW for each layer's weight, and of its shape."""
+    wanted = {name: (len(B), A.shape[-1]) for name, (A, B) in weight_deltas(lora).items()}
+    endings = tuple(f".self_attn.{m}.weight" for m in lora[0])
+    found = {name: tuple(shape) for name, shape in shapes.items() if name.endswith(endings)}
+    for name in sorted(wanted.keys() | found.keys()):
+        if wanted.get(name) != found.get(name):
+            raise UserError(f"the adapter does not fit the model: its ΔW for {name} is "
+                            f"{wanted.get(name, 'missing')}, the model's weight is "
+                            f"{found.get(name, 'missing')}")
+
+
+def same_model(name: str | None, other: str | None) -> bool:
+    """Whether two names may mean one model: the same after the last "/", or not known."""
+    return not name or not other or name.split("/")[-1] == other.split("/")[-1]
+
+
+def check_adapter_sizes(what: str, made_for: str, made: tuple, model: str, wanted: tuple) -> None:
+    """UserError unless the adapters that `what` makes are of the model's (n layers, modules); a
+    warning where the sizes agree and the names do not."""
+    if made != wanted:
+        raise UserError(f"{what} makes adapters for {made_for}, {made} (layers, modules with "
+                        f"d_in and d_out); {model} has {wanted}")
+    if not same_model(made_for, model):
+        warn(f"{what} makes adapters for {made_for}, not for {model}; expect nonsense unless one "
+             "is a copy of the other")
+
+
+# ---------------------------------------------------------------------------- adapter folders
+
+def save_peft(folder: str | Path, lora_A: dict[str, Tensor], lora_B: dict[str, Tensor],
+              base_model: str = "", **metadata: str) -> None:
+    """Write a PEFT adapter folder: A[m] (n, r, d_in), B[m] (n, d_out, r), lora_alpha = r.
+
+    The scale is already in B, so an engine that ignores `use_rslora` is right as well.
+    `metadata` (description, checkpoint …) is kept in the header of the safetensors file.
+    """
+    check_single((lora_A, lora_B))
+    tensors = {KEY.format(layer=i, module=module, side=side): weight.contiguous()
+               for module in lora_A
+               for side, stack in (("A", lora_A[module]), ("B", lora_B[module]))
+               for i, weight in enumerate(stack)}
+
+    rank = next(iter(lora_A.values())).shape[-2]
+    config = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": base_model,
+              "r": rank, "lora_alpha": rank, "use_rslora": False, "lora_dropout": 0.0,
+              "bias": "none", "fan_in_fan_out": False, "inference_mode": True,
+              "target_modules": list(lora_A)}
+
+    with atomic_folder(folder) as scratch:
+        write_json(scratch / "adapter_config.json", config)
+        save_file(tensors, scratch / "adapter_model.safetensors",
+                  metadata={"format": "pt", **metadata})
+
+
+def load_peft(folder: str | Path) -> LoRA:
+    """(A, B) of any PEFT LoRA of q_proj and/or v_proj; its own scale is folded into B.
+
+    What it adapts besides is left out with a warning. Raises UserError where the folder is no such
+    adapter, one without some layers, of several ranks, or with numbers that are not finite.
+    """
+    # A plain LoRA?
+    folder = Path(folder)
+    config = read_json(folder / "adapter_config.json")
+    refused, alpha = [key for key in UNSUPPORTED if config.get(key)], config.get("lora_alpha")
+    if str(config.get("init_lora_weights")).startswith(BASE_CHANGING_INITS):
+        refused.append(f"init_lora_weights={config['init_lora_weights']!r}, for a base it changed")
+    if config.get("peft_type") != "LORA" or not isinstance(alpha, int | float) or refused:
+        raise UserError(f"{folder}/adapter_config.json: expected a plain LoRA with lora_alpha, "
+                        f"found peft_type {config.get('peft_type')!r}, lora_alpha {alpha!r} "
+                        + ", ".join(refused))
+
+    # Its tensors: "Aq_proj" … → layer → tensor.
+    tensors = read_safetensors(folder / "adapter_model.safetensors")
+    found: dict[str, dict[int, Tensor]] = {side + m: {} for side in "AB" for m in TARGETS}
+    for key in list(tensors):
+        if match := KEY_PATTERN.fullmatch(key):
+            layer, module, side = match.groups()
+            found[side + module][int(layer)] = tensors.pop(key)
+
+    # Every layer from 0 on, in A and in B.
+    modules = [m for m in TARGETS if found["A" + m] or found["B" + m]]
+    layers = {tuple(sorted(found[side + m])) for m in modules for side in "AB"}
+    if len(layers) != 1 or layers != {tuple(range(len(next(iter(layers)))))}:
+        raise UserError(f"{folder}: expected LoRA pairs of self_attn.q_proj or v_proj for every "
+                        f"layer, found {'gaps' if layers else next(iter(tensors), 'nothing')}")
+    if tensors:
+        warnings.warn(f"{folder}: left out {len(tensors)} tensors such as {next(iter(tensors))}; "
+                      "only q_proj and v_proj are adapted here, so it does less than it did")
+
+    rows = {key: [part[i] for i in sorted(part)] for key, part in found.items() if part}
+    return stack_and_scale(folder, rows, alpha, bool(config.get("use_rslora")))
+
+
+def stack_and_scale(folder: Path, rows: dict[str, list[Tensor]], alpha: float,
+                    rslora: bool) -> LoRA:
+    """Each layer's A and B, under "Aq_proj", "Bq_proj" …, as one LoRA with its scale in B."""
+    ranks = {w.shape[side == "B"] if w.dim() == 2 else "none"
+             for (side, *_), part in rows.items() for w in part}
+    if len(ranks) != 1 or any(len({w.shape for w in part}) > 1 for part in rows.values()):
+        raise UserError(f"{folder}: expected A (r, d_in) and B (d_out, r), in all layers alike; "
+                        f"found ranks {', '.join(sorted(map(str, ranks)))}")
+    if not all(w.isfinite().all() for part in rows.values() for w in part):
+        raise UserError(f"{folder}: holds numbers that are not finite; train or save it again")
+    rank = ranks.pop()
+    scale = alpha / (rank ** 0.5 if rslora else rank)
+    return ({key[1:]: torch.stack(part) for key, part in rows.items() if key[0] == "A"},
+            {key[1:]: torch.stack(part) * scale for key, part in rows.items() if key[0] == "B"})
+
+
+# ------------------------------------------------------------------------------ model folders
+
+def merge_folder(source: str | Path, lora: LoRA, out: str | Path,
+                 add_delta: Callable[[Tensor, Tensor, Tensor], Tensor]) -> None:
+    """Write a Hugging Face folder like `source`, file by file: add_delta(W, A, B) in place of W.
+
+    Config and tokenizer come along, weights in other formats do not. Raises UserError where
+    `source` is no such folder, `out` is not empty, or the adapter's layers or shapes are not its.
+    """
+    source, out, deltas = Path(source), Path(out), weight_deltas(lora)
+    if out.is_dir() and any(out.iterdir()):             # shards of another model would be mixed in
+        raise UserError(f"{out} is not empty; give a new folder for the merged model")
+    check_fits(lora, {k: w.shape for _, part in read_shards(source) for k, w in part.items()})
+
+    with atomic_folder(out) as scratch:
+        for file in source.iterdir():
+            if file.suffix in (".json", ".txt", ".model", ".jinja") and "adapter" not in file.name:
+                shutil.copy(file, scratch)
+        for name, weights in read_shards(source):
+            weights |= {k: add_delta(weights[k], *deltas[k])
+                        for k in weights.keys() & deltas.keys()}
+            save_file(weights, scratch / name, metadata={"format": "pt"})

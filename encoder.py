@@ -1,12 +1,12 @@
 """Text encoders: a task description in English → one vector (arXiv 2506.06105, section 3).
 
     encoder = load_encoder()                     # all-MiniLM-L6-v2, fetched if missing
-    embeddings = encoder.embed(["Answer with the opposite of the word."])        # (1, 384)
+    task_emb = embed(encoder, ["Write the word in capital letters."])       # (1, 384), for T2L
 
 A BERT (arXiv 1810.04805) such as MiniLM; or gte-large-en-v1.5 (arXiv 2407.19669), a BERT with
 rotary positions and a gated MLP, which calls its architecture "new"; or the language model itself.
 The first two in fp32; modules carry Hugging Face's names. Reading order: config, the two kinds of
-layers, the encoder, the language model as encoder, one-hot "encoding", loading.
+layers, the encoder, one-hot "encoding", the language model as encoder, loading, embedding.
 Shapes: b texts, t tokens, d width, h heads, c channels of a head.
 """
 import functools

@@ -1,6 +1,6 @@
 """Does it do the task, and does it read the description? (arXiv 2506.06105, sections 4 and 5)
 
-    python eval.py                                # the committed checkpoints, unseen and seen tasks
+    python eval.py                                # the committed T2L, on unseen and seen tasks
     python eval.py --ckpt out/sft out/mtlora --eval-samples 40
 
 Exact match on unseen tasks, and on seen tasks' held-out inputs with held-out wordings, for the base
@@ -39,7 +39,7 @@ EncoderOf = Callable[[T2LConfig], Encoder]          # the encoder that goes with
 # ----------------------------------------------------------------------------- the controls
 
 class Controls:
-    """What T2L reads in the place of a sample's own description; each takes (sample, rng)."""
+    """What T2L reads: `own`, or what stands in its place; each takes (sample, rng)."""
 
     def __init__(self, suite: Suite):
         tasks = suite.train + suite.validation + suite.unseen
@@ -61,7 +61,7 @@ class Controls:
         return self.wording_of(set(self.wordings), sample, rng)
 
     def same_input(self, sample: Sample, rng: random.Random) -> str:
-        """A task that has another answer to this input; if none has this one, to such inputs."""
+        """Of a task that uses this input, too, or else such inputs; it nearly always differs."""
         users = self.users[sample.input] if len(self.users[sample.input]) > 1 else \
             self.neighbours[sample.task]
         return self.wording_of(users, sample, rng)
@@ -81,7 +81,7 @@ class Controls:
 class Row:
     """One line of the table: `control` gives the description, `adapters` the model's LoRA."""
     label: str
-    describe: str                                   # where the description goes, as in train.py
+    describe: str                                   # "lora": not in the prompt, as in train.py
     control: Callable[[Sample, random.Random], str]
     adapters: Callable[[list[Sample]], LoRA | None]
     t2l: str = ""                                   # whose row it is; a T2L's first row is its own

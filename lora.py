@@ -7,8 +7,8 @@ An adapter is a pair (A, B) of dicts over the adapted modules m:
 with n layers, rank r and, optionally, one adapter for each of b samples. It is an argument of the
 model, never a patch on it: gradients flow through it, and nothing is hidden.
 
-One rule for the scale: ΔW is always B A. A method has a factor alpha / √r (below); it is folded
-into B where the adapter leaves that method, and nothing after that needs to know of it.
+One rule for the scale: outside of T2L and of train.py's LoRATable ΔW is always B A. Their
+`adapters` multiply B by alpha / √r (below); nothing after that needs to know of it.
 """
 import copy
 import math
@@ -23,7 +23,7 @@ from utils.peft import load_peft, save_peft                # noqa: F401, to be i
 
 
 def lora_scale(alpha: float, rank: int) -> float:
-    """alpha / √r, "rank-stabilised" (arXiv 2312.03732): ΔW is as large at every rank."""
+    """alpha / √r, not the usual alpha / r, which slows learning as r grows (arXiv 2312.03732)."""
     return alpha / math.sqrt(rank)
 
 
@@ -33,8 +33,8 @@ def lora_linear(x: Tensor, weight: Tensor, adapter: tuple[Tensor, Tensor] | None
     """x (b, t, d_in) → (b, t, d_out): the frozen layer, plus the adapter's low-rank detour.
 
     `adapter` is one layer's A (r, d_in), B (d_out, r), shared by the whole batch, or one for each
-    sample, A (b, r, d_in), B (b, d_out, r). Then the same two lines are batched matmuls: sample i's
-    tokens meet sample i's adapter, and nothing is repeated for every token.
+    sample, A (b, r, d_in), B (b, d_out, r). In the second case @ is a batched matmul: x[i] (t,
+    d_in) meets A[i] and B[i], and no adapter is copied for every token.
     """
     y = F.linear(x, weight)
     if adapter is None:
@@ -83,14 +83,14 @@ def map_lora(lora: LoRA, change: Callable[[Tensor], Tensor]) -> LoRA:
 
 
 def contiguous_by_layer(w: Tensor) -> Tensor:
-    """The same (…, n, i, j), laid out so that no layer has to gather its part of the batch."""
+    """The same (…, n, i, j) with n outermost in memory: a layer's matmul need not copy its part."""
     return w.movedim(-3, 0).contiguous().movedim(0, -3)
 
 
 # ----------------------------------------------------------------------------- merge
 
 def add_delta(W: Tensor, A: Tensor, B: Tensor) -> Tensor:
-    """W + B A, added in fp32, in W's dtype."""
+    """W + B A, computed in fp32, returned in W's dtype."""
     return (W.float() + (B.float() @ A.float()).to(W.device)).to(W.dtype)
 
 
@@ -102,7 +102,7 @@ def merge(model: nn.Module, lora: LoRA) -> nn.Module:
     weights, deltas = dict(model.named_parameters()), weight_deltas(lora)
     check_fits(lora, {name: weight.shape for name, weight in weights.items()})
 
-    # deepcopy takes what is in its memo as it is: there are all weights that stay.
+    # deepcopy does not copy what its memo holds: there we put all weights that stay.
     shared = {id(weight): weight for name, weight in weights.items() if name not in deltas}
     merged = copy.deepcopy(model, shared)
     with torch.no_grad():

@@ -49,7 +49,7 @@ class MistralConfig:
     windowed: tuple[int, ...] = ()             # the layers that have the sliding window
     llama3: dict | None = None     # factor, low_ and high_freq_factor, original_max_position_…
     gemma: bool = False            # four norms with 1 + w, GeGLU, embeddings times √d
-    query_pre_attn_scalar: float | None = None         # in place of c under the scores' root
+    query_pre_attn_scalar: float | None = None         # scores / √this, not / √c
     attn_logit_softcapping: float | None = None        # bounds the scores to ± this
     final_logit_softcapping: float | None = None       # … and the logits
 
@@ -128,7 +128,7 @@ class Attention(nn.Module):
         """q (b, t, h, c), k, v (b, T, k, c), mask (t, T) or (b, t, T), True: seen → (b, t, h, c).
 
         Up to a few hundred keys plain matmul-softmax-matmul is about twice as fast on a CPU as the
-        fused kernel, whose backward is slow; beyond, the fused kernel saves the (t, T) matrices.
+        fused kernel; beyond, that saves the (t, T) matrices. It knows no soft-cap.
         """
         b, t, h, c = q.shape
         if mask.dim() == 3:
@@ -198,7 +198,7 @@ class Mistral(nn.Module):
     def __init__(self, cfg: MistralConfig):
         super().__init__()
         self.cfg = cfg
-        self.activation_checkpointing = False    # train with the layers' inputs alone kept
+        self.activation_checkpointing = False    # keep each layer's input, recompute the rest
         self.model = nn.ModuleDict({
             "embed_tokens": nn.Embedding(cfg.vocab_size, cfg.hidden_size),
             "layers": nn.ModuleList(Layer(cfg) for _ in range(cfg.num_hidden_layers)),
@@ -318,7 +318,8 @@ def generate_ids(model: Mistral, prompts: list[list[int]], lora: LoRA | None,
     last = positions == lengths[:, None] - 1
     logits = model(ids, lora, keep=last, cache=cache, positions=positions)       # (b, vocab)
 
-    # Decode: a token for each row that has not ended.
+    # Decode: a token for each row that has not ended, at position `lengths`. The padding's keys in
+    # the cache are overwritten before any mask reaches them.
     ends = torch.tensor(stop, device=device)
     rows = torch.arange(b, device=device)                         # which prompt a batch row answers
     done = torch.zeros_like(rows, dtype=torch.bool)

@@ -6,7 +6,7 @@ For every layer l and module m of the language model, the hypernetwork reads
 
     φ = [f(description), E_layer[l], E_module[m]]
 
-and emits A (r, d_in) and B (d_out, r) of ΔW = scale · B A; all (l, m) are one batch. What one call
+and emits A (r, d_in) and B (d_out, r); `adapters` folds the scale into B: ΔW = B A. What one call
 of a head emits makes the three variants of section 3: L, A and B together; M, A or B; S, one rank
 of A or B. Reading order: config, the trunk's blocks, the heads, the hypernetwork, loading,
 description → adapter, the command. Shapes: b descriptions, e embedding width, n layers, m modules,
@@ -53,7 +53,7 @@ class T2LConfig:
     head_bias: bool = True
     base_model: str = ""
     encoder: str = ""
-    z_scored: bool = False                    # the heads emit A and B in units of a library's std
+    z_scored: bool = False                    # recon: heads emit (A - mean) / std of a library
     tasks: list[str] = field(default_factory=list)      # of a one-hot T2L, in place of an encoder
 
 
@@ -101,7 +101,7 @@ def head_L(t2l: "T2L", module: str, h: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def head_M(t2l: "T2L", module: str, h: Tensor) -> tuple[Tensor, Tensor]:
-    """M: one call emits A or B; an embedding, added before mlp2, says which of the two."""
+    """M: one call emits A or B, through the same weights; an embedding says which of the two."""
     def call(side: str, width: int) -> Tensor:
         x = t2l.mlp2(h + t2l.out_emb_norm(t2l.out_emb[module][side]))            # (b, n, z)
         out = t2l.heads[module](t2l.mlp3(x))                          # (b, n, r · the wider side)
@@ -128,7 +128,7 @@ def uniform_(bias: Tensor, fan: int) -> None:
 
 
 class Head(NamedTuple):
-    """A row of the table below; a new head is one more function and one more row."""
+    """A row of the table below. A new head: a function and a row; new parameters: T2L.__init__."""
     emit: Callable[["T2L", str, Tensor], tuple[Tensor, Tensor]]
     width: Callable[[int, int, int], int]           # r, d_in, d_out → numbers that one call emits
     init_bias: Callable[[Tensor, int, int], None]   # bias, r, d_in → the bias, set in place
@@ -136,8 +136,8 @@ class Head(NamedTuple):
     ranks: bool = False                             # has an embedding for each rank
 
 
-# The bias starts as an ordinary LoRA. With L that is A as PEFT draws it and B = 0: step 0 is the
-# base model. M and S emit A and B through the same bias: step 0 is a small random adapter.
+# Weights start at 0: the bias alone decides step 0. L: A as PEFT draws it, B = 0, the base model.
+# M and S emit A and B through the same bias: a small random adapter, by the paper's bounds.
 HEADS = {
     "L": Head(head_L, lambda r, d_in, d_out: r * (d_in + d_out),
               lambda bias, r, d_in: uniform_(bias[:r * d_in], d_in)),
@@ -165,7 +165,7 @@ class T2L(nn.Module):
                                                  nn.LayerNorm(z // 4))
         self.layer_type_encoder = nn.Sequential(nn.Embedding(len(cfg.modules), z // 4),
                                                 nn.LayerNorm(z // 4))
-        # The trunk.
+        # The trunk: mixer and mlp1; mlp2 and mlp3, which a head calls with its embeddings added.
         self.mixer = nn.Sequential(nn.Dropout(drop), *block(z, 4 * z, z, drop), nn.Dropout(drop))
         self.mlp1, self.mlp2 = Residual(z, drop), Residual(z, drop)
         self.mlp3 = nn.Sequential(nn.LayerNorm(z), *block(z, 4 * z, cfg.head_in, drop))
@@ -187,14 +187,14 @@ class T2L(nn.Module):
 
     @torch.no_grad()
     def init_heads(self) -> None:
-        """Bias-HyperInit: zero weights, and as bias an ordinary LoRA initialisation."""
+        """Zero weights, and each head's own bias (the paper's "Bias-HyperInit")."""
         for module, linear in self.heads.items():
             linear.weight.zero_()
             if linear.bias is not None:
                 self.head.init_bias(linear.bias.zero_(), self.cfg.rank, self.cfg.modules[module][0])
 
     def raw(self, task_emb: Tensor) -> LoRA:
-        """What the heads emit for task_emb (b, e): A[m] (b, n, r, d_in), B[m] (b, n, d_out, r)."""
+        """What the heads emit, z-scores if cfg.z_scored, for (b, e); shapes as in forward."""
         cfg, b = self.cfg, task_emb.shape[0]
         if task_emb.dim() != 2 or task_emb.shape[1] != cfg.emb_size:
             raise ValueError(f"task_emb is {tuple(task_emb.shape)}, expected (b, {cfg.emb_size}): "
@@ -215,7 +215,8 @@ class T2L(nn.Module):
         return A, B
 
     def forward(self, task_emb: Tensor) -> LoRA:
-        """task_emb (b, e), normalised → A[m] (b, n, r, d_in), B[m] (b, n, d_out, r), unscaled."""
+        """task_emb (b, e), normalised → A[m] (b, n, r, d_in), B[m] (b, n, d_out, r), no longer
+        z-scores; alpha / √r is not in B yet."""
         A, B = self.raw(task_emb)
         if self.cfg.z_scored:
             mean, std = self.mean_recon_target, self.std_recon_target
@@ -230,12 +231,12 @@ class T2L(nn.Module):
 
     @torch.no_grad()
     def set_output_stats(self, mean: LoRA, std: LoRA) -> None:
-        """From now on the heads' 0 is a library's mean, (n, r, d_in) and (n, d_out, r), and their 1
-        its standard deviation. The heads start at 0, so that step 0 is the mean LoRA."""
+        """From now on an emitted z means mean + z · std of a library, (n, r, d_in), (n, d_out, r).
+        The heads are set to 0: step 0 is the mean LoRA."""
         for module in self.cfg.modules:
             for buffers, (A, B) in ((self.mean_recon_target, mean), (self.std_recon_target, std)):
                 buffers.A.get_buffer(module).copy_(A[module])
-                buffers.B.get_buffer(module).copy_(B[module] / self.scale)
+                buffers.B.get_buffer(module).copy_(B[module] / self.scale)    # forward is unscaled
             self.heads[module].bias.zero_()
 
 

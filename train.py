@@ -49,7 +49,7 @@ WARMUP = 0.1                         # share of the steps in which the learning 
 MAX_TOKENS = 512                     # of a sample, prompt and answer
 SAMPLES_PER_TASK = 8                 # lora: of each task in a batch, as in the paper
 HELD_OUT = 16                        # lora: training instances kept to choose the best step
-PATIENCE = 3                         # lora: validations without progress before a task stops
+VALIDATIONS, PATIENCE = 15, 3        # lora: in a full run; without progress before a task stops
 DELTA_SCALE = 10_000                 # recon in ΔW, whose entries are tiny; as the authors'
 
 
@@ -70,7 +70,7 @@ class TextToLoRA(nn.Module):
             init_linear_lda(t2l.task_encoder.mlp[0], self.embeddings, groups)
 
     def adapters(self, samples: list[Sample]) -> LoRA:
-        """A[m] (b, n, r, d_in), B[m] (b, n, d_out, r): one adapter for each sample."""
+        """A[m] (b, n, r, d_in), B[m] (b, n, d_out, r), one for each sample; z-scores if asked."""
         rows = torch.tensor([self.rows[s.description] for s in samples])
         task_emb = self.embeddings[rows].to(next(self.t2l.parameters()).device)
         return self.t2l.raw(task_emb) if self.z_scores else self.t2l.adapters(task_emb)
@@ -117,7 +117,7 @@ class LoRATable(nn.Module):
         return [[*self.A[i].values(), *self.B[i].values()] for i in rows]
 
     def save(self, folder: Path, dtype: torch.dtype, metadata: dict) -> None:
-        lora = map_lora(self.adapters([]), lambda w: w.detach().to("cpu", dtype))
+        lora = map_lora(self.adapters([]), lambda w: w.detach().to("cpu", dtype))   # mtlora's one
         save_peft(folder, *lora, base_model=self.base_model)
         write_json(folder / "config.json", metadata)
 
@@ -133,10 +133,10 @@ def sft_loss(logits: Tensor, batch: Batch) -> Tensor:
 
 
 def recon_loss(lora: LoRA, target: LoRA, std: LoRA | None, space: str) -> Tensor:
-    """The L1 distance from the library's adapters; both (b, n, …).
+    """The mean absolute difference from the library's adapters; both (b, n, …).
 
-    In space "factors" (the paper's) between A and A*, B and B*, every entry in units of its `std`
-    over the library (None: both are z-scores already); in space "delta" between B A and B* A*.
+    In space "factors" (the paper's) of A and A*, B and B*, every entry in units of its `std` over
+    the library (None: both are z-scores already); in space "delta" 10,000 times that of B A, B* A*.
     """
     if space == "delta":
         return DELTA_SCALE * delta_l1(lora, target)
@@ -166,12 +166,12 @@ def lr_schedule(step: int, steps: int) -> float:
 
 def train(setup: Setup, args: argparse.Namespace, log_file: Path,
           should_stop: Callable[[int], bool] = lambda step: False) -> int:
-    """The training loop, to the last step or until `should_stop` says so after one; goes on from a
-    saved state beside the log, if there is one. Returns the tokens (recon: LoRAs) trained on."""
+    """The training loop, to the last step or the first after which `should_stop(step)`; goes on
+    from a saved state beside the log. Returns the tokens (recon: LoRAs) seen since this start."""
     lora_source = setup.lora_source.to(args.device).train()
     optimizer = torch.optim.AdamW(lora_source.parameters(), lr=args.lr, weight_decay=1e-2)
     start = load_state(log_file.parent, lora_source, optimizer)
-    batches, seen, half = setup.draw(start), 0, args.dtype == torch.bfloat16
+    batches, seen, bf16 = setup.draw(start), 0, args.dtype == torch.bfloat16
 
     with StepLog(log_file, start, args.steps, setup.unit) as log:
         for step in range(start, args.steps):
@@ -180,8 +180,8 @@ def train(setup: Setup, args: argparse.Namespace, log_file: Path,
             lr = optimizer.param_groups[0]["lr"] = args.lr * lr_schedule(step, args.steps)
 
             # ┌─ one training step ────────────────────────────────────────────────────────┐
-            with torch.autocast(args.device, torch.bfloat16, enabled=half):
-                lora = lora_source.adapters(samples)              # one for each sample
+            with torch.autocast(args.device, torch.bfloat16, enabled=bf16):
+                lora = lora_source.adapters(samples)             # one a sample; mtlora: one for all
 
             if setup.targets:                                     # recon: no language model
                 target = setup.targets.select([s.task for s in samples])
@@ -193,7 +193,8 @@ def train(setup: Setup, args: argparse.Namespace, log_file: Path,
                 loss = sft_loss(logits, batch)
                 seen += int((batch.ids != 0).sum())
 
-            groups = lora_source.param_groups(samples)            # oracles: each as if alone
+            # Oracles share a batch: k times their mean loss gives each the gradient it has alone.
+            groups = lora_source.param_groups(samples)
             (loss * len(groups)).backward()
             norm = torch.stack([nn.utils.clip_grad_norm_(group, 1.0) for group in groups]).max()
             if not torch.isfinite(loss + norm):
@@ -244,7 +245,7 @@ class EarlyStopping:
             if loss < best["patience_loss"] - 1e-3:
                 best |= {"patience_loss": loss, "patience_step": step}
             elif step - best["patience_step"] >= PATIENCE * self.every:
-                self.active_tasks.remove(task)
+                self.active_tasks.remove(task)         # in place: the batches are drawn from it
 
     def should_stop(self, step: int) -> bool:
         if (step + 1) % self.every == 0:
@@ -258,7 +259,7 @@ class EarlyStopping:
             best = self.best[name]
             for parameter, w in zip(self.table.param_groups(samples)[0], best["weights"]):
                 parameter.copy_(w)
-            row = Row("", "lora", lambda sample, rng: sample.description, self.table.adapters)
+            row = Row("", "lora", lambda sample, rng: "", self.table.adapters)   # reads nothing
             right = exact_match(row, samples, self.model, self.tokenizer)[name]
             lora = map_lora(self.table.adapters(samples[:1]), lambda w: w[0].to("cpu", dtype))
             save_peft(out / name, *lora, self.table.base_model, task=name,
@@ -302,7 +303,7 @@ def init_t2l(args: argparse.Namespace, cfg: T2LConfig) -> T2L:
     return t2l
 
 
-def setup_sft(args: argparse.Namespace) -> Setup:
+def setup_through_model(args: argparse.Namespace) -> Setup:
     """sft: the hypernetwork; mtlora: one ordinary LoRA. Both through the language model."""
     model, tokenizer, suite = load_model_and_tasks(args)
     encoder = load_encoder(args.encoder, args.model) if args.mode == "sft" else None
@@ -333,7 +334,7 @@ def setup_recon(args: argparse.Namespace) -> Setup:
         check_library_tasks(args.loras, loras, known)
         tasks = [known[name] for name in loras]
 
-    # A fresh hypernetwork emits z-scores and starts at the mean.
+    # A fresh hypernetwork emits z-scores and starts at the mean; "factors" compares z-scores.
     n, rank, modules = sizes_of(next(iter(loras.values())))
     torch.manual_seed(args.seed)
     t2l = init_t2l(args, T2LConfig(
@@ -372,7 +373,7 @@ def train_oracles(args: argparse.Namespace, out: Path) -> str:
             continue                                         # resumed
         torch.manual_seed(args.seed)
         table = LoRATable(model.cfg, [task.name for task in group]).to(args.device)
-        stopping = EarlyStopping(table, group, model, tokenizer, every=max(1, args.steps // 15))
+        stopping = EarlyStopping(table, group, model, tokenizer, max(1, args.steps // VALIDATIONS))
 
         draw = partial(draw_from_each, stopping.active_tasks, SAMPLES_PER_TASK, args.seed)
         seen += train(Setup(table, draw, model, tokenizer), args,
@@ -387,7 +388,7 @@ def train_oracles(args: argparse.Namespace, out: Path) -> str:
 
 def train_one(args: argparse.Namespace, out: Path) -> str:
     """sft, mtlora, recon: one source of adapters, from the first step to its evaluation."""
-    setup = setup_recon(args) if args.mode == "recon" else setup_sft(args)
+    setup = setup_recon(args) if args.mode == "recon" else setup_through_model(args)
     note(f"{sum(p.numel() for p in setup.lora_source.parameters()):,} trainable parameters")
     metadata = {"library": list(setup.targets.rows)} if setup.targets else {}
     start_run(args, out, metadata)

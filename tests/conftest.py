@@ -32,8 +32,8 @@ FAMILIES = ["mistral", "llama", "llama3", "gemma2"]
 TINY = ["--model", GOLDEN / "llama", "--encoder", GOLDEN / "bert"]
 
 
-# For tiny tensors two threads are no faster than one, and a hundred times slower where they have to
-# wait for each other on a busy machine.
+# For tiny tensors two threads gain nothing, and were some 17 times slower where they had to
+# wait for each other on a machine that was busy with something else.
 torch.set_num_threads(1)
 
 

@@ -35,7 +35,8 @@ class Parser(argparse.ArgumentParser):
         self.add_argument("--device", choices=["cpu", "cuda"], default="cpu",
                           help="where the language model runs and training happens")
         self.add_argument("--dtype", choices=["bfloat16", "float32"], default="bfloat16",
-                          help="the language model's precision; what is trained is float32")
+                          help="the language model's precision, and that of what is saved; what "
+                          "is trained is float32")
 
     def renamed(self, flag: str, new: str) -> None:
         """An old flag, which ends in one line that gives the new one."""

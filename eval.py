@@ -33,6 +33,7 @@ from utils.tokenizer import Tokenizer
 CHECKPOINTS = Path(__file__).parent / "checkpoints"
 BATCH = 64
 SEEN = 200                     # seen tasks in the table, at most: a draw of them is enough
+FEWEST = 10                    # tasks for a verdict: the interval over fewer is too uncertain
 EncoderOf = Callable[[T2LConfig], Encoder]          # the encoder that goes with a T2L
 
 
@@ -179,7 +180,9 @@ def verdict(rows: list[Row], scores: dict[str, dict[str, float]]) -> str:
         own, *controls = (row.label for row in rows if row.t2l == name)
         best = max(controls, key=lambda label: mean(scores[label].values()))
         low, high = interval([scores[own][t] - scores[best][t] for t in scores[own]])
-        said.append(("it reads its description: " if low > 0 else
+        said.append((f"{len(scores[own])} tasks, {FEWEST} are needed to say whether it reads its "
+                     "description: " if len(scores[own]) < FEWEST else
+                     "it reads its description: " if low > 0 else
                      "!!! NOT SHOWN that it reads its description !!! ")
                     + f"{own} {mean(scores[own].values()):.1f} %, best control ({best}) "
                     f"{mean(scores[best].values()):.1f} %, difference [{low:.1f}, {high:.1f}]")
@@ -187,9 +190,9 @@ def verdict(rows: list[Row], scores: dict[str, dict[str, float]]) -> str:
 
 
 def report(folders: list[Path], suite: Suite, model: Mistral, tokenizer: Tokenizer,
-           encoder_of: EncoderOf, per_task: int, split: str = "unseen", keep: bool = True) -> str:
+           encoder_of: EncoderOf, per_task: int, out: Path, split: str = "unseen") -> str:
     """Run every row on `split` and on the seen tasks, print the tables, write results.json into
-    the first folder if they are to `keep`; returns the one-line result."""
+    the folder `out`; returns the one-line result."""
     rows = table_rows(folders, suite, encoder_of, model)
     note(f"{model.cfg.name}; {', '.join(map(str, folders))}")
 
@@ -217,9 +220,7 @@ def report(folders: list[Path], suite: Suite, model: Mistral, tokenizer: Tokeniz
             low, high = interval(list(scores.values()))
             line += f"{mean(scores.values()):8.1f} [{low:4.1f}, {high:4.1f}]"
         print(line, flush=True)
-    if keep:
-        write_json(folders[0] / ("results.json" if split == "unseen" else f"results_{split}.json"),
-                   results)
+    write_json(out / ("results.json" if split == "unseen" else f"results_{split}.json"), results)
 
     # What it says.
     first, scores = next(iter(results.items()))
@@ -240,12 +241,12 @@ def load_models(args) -> tuple[Mistral, Tokenizer, EncoderOf]:
 
 def main() -> None:
     args = eval_args()
-    keep = args.ckpt is not None                     # the committed results stay as they are
-    folders = [Path(d) for d in args.ckpt] if keep else sorted(CHECKPOINTS.glob("*/"))
+    folders = [Path(d) for d in args.ckpt or sorted(CHECKPOINTS.glob("[!.]*/"))]
     model, tokenizer, encoder_of = load_models(args)
     suite = drop_too_long(load_suite(args.tasks), tokenizer, model.cfg.max_position_embeddings,
                           "prompt")
-    print(report(folders, suite, model, tokenizer, encoder_of, args.eval_samples, args.split, keep))
+    print(report(folders, suite, model, tokenizer, encoder_of, args.eval_samples, args.out,
+                 args.split))
 
 
 if __name__ == "__main__":

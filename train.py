@@ -36,8 +36,9 @@ from utils.cli import UserError, note, run, select_tasks, train_args
 from utils.files import write_json
 from utils.library import (ReconTargets, canonical, check_library_tasks, delta_l1, load_library,
                            mean_delta_error, recon_summary, sizes_of)
-from utils.run_folder import (StepLog, check_same_t2l, is_finished, keep_freed_memory, load_state,
-                              peak_memory_text, run_metadata, save_state, settings, start_run)
+from utils.run_folder import (StepLog, check_same_t2l, diverged, finish_run, keep_freed_memory,
+                              load_state, open_run, peak_memory_text, run_metadata, save_state,
+                              settings, start_run)
 from utils.stats import mean
 from utils.tokenizer import Tokenizer
 
@@ -198,16 +199,15 @@ def train(setup: Setup, args: argparse.Namespace, log_file: Path,
             (loss * len(groups)).backward()
             norm = torch.stack([nn.utils.clip_grad_norm_(group, 1.0) for group in groups]).max()
             if not torch.isfinite(loss + norm):
-                raise UserError(f"step {step}: loss {loss.item()}, gradient norm {norm.item()}; "
-                                "try a smaller --lr")
+                raise diverged(log_file.parent, step, loss.item(), norm.item())
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             # └────────────────────────────────────────────────────────────────────────────┘
 
             log.write(step, loss.item(), lr, norm.item(), seen)
-            if args.save_every and (step + 1) % args.save_every == 0:
-                save_state(log_file.parent, lora_source, optimizer, step + 1)
-            if should_stop(step):
+            if args.save_every and ((step + 1) % args.save_every == 0 or log.interrupted):
+                save_state(log_file.parent, lora_source, optimizer, step + 1, args)
+            if log.interrupted or should_stop(step):
                 break
     return seen
 
@@ -318,7 +318,7 @@ def setup_through_model(args: argparse.Namespace) -> Setup:
                    describe=args.describe)
 
     def evaluate(out: Path) -> str:
-        return report([out], suite, model, tokenizer, lambda cfg: encoder, args.eval_samples)
+        return report([out], suite, model, tokenizer, lambda cfg: encoder, args.eval_samples, out)
     return Setup(lora_source, draw, model, tokenizer, evaluate=evaluate)
 
 
@@ -369,7 +369,7 @@ def train_oracles(args: argparse.Namespace, out: Path) -> str:
     side_by_side = args.batch_size // SAMPLES_PER_TASK
     for i in range(0, len(tasks), side_by_side):
         group = tasks[i:i + side_by_side]
-        if all((out / task.name).exists() for task in group):
+        if all((out / task.name / "adapter_config.json").exists() for task in group):
             continue                                         # resumed
         torch.manual_seed(args.seed)
         table = LoRATable(model.cfg, [task.name for task in group]).to(args.device)
@@ -390,15 +390,14 @@ def train_one(args: argparse.Namespace, out: Path) -> str:
     """sft, mtlora, recon: one source of adapters, from the first step to its evaluation."""
     setup = setup_recon(args) if args.mode == "recon" else setup_through_model(args)
     note(f"{sum(p.numel() for p in setup.lora_source.parameters()):,} trainable parameters")
-    metadata = {"library": list(setup.targets.rows)} if setup.targets else {}
-    start_run(args, out, metadata)
+    log_file = start_run(args, out, list(setup.targets.rows) if setup.targets else None)
 
     began = time.perf_counter()
-    seen = train(setup, args, out / "log.jsonl")
+    seen = train(setup, args, log_file)
     seconds = time.perf_counter() - began
 
-    setup.lora_source.save(out, args.dtype, settings(args) | metadata | run_metadata())
-    (out / "train_state.pt").unlink(missing_ok=True)
+    with finish_run(out) as scratch:
+        setup.lora_source.save(scratch, args.dtype, settings(args) | run_metadata())
     line = f"{args.steps} steps in {seconds / 60:.1f} min ({seen / seconds:.0f} {setup.unit}/s)"
     return line + ("; " + setup.evaluate(out) if args.eval_samples else "")
 
@@ -409,13 +408,13 @@ def main() -> None:
     args = train_args(DEFAULTS, HEADS, SAMPLES_PER_TASK)
     args.dtype = getattr(torch, args.dtype)
     out = Path(args.out or f"out/{args.mode}")
-    if is_finished(args, out):
-        return
-
-    keep_freed_memory()
-    began = time.perf_counter()
-    line = train_oracles(args, out) if args.mode == "lora" else train_one(args, out)
-    print(f"{out}: {line}; {(time.perf_counter() - began) / 60:.1f} min in all{peak_memory_text()}")
+    with open_run(args, out) as finished:
+        if not finished:
+            keep_freed_memory()
+            began = time.perf_counter()
+            line = train_oracles(args, out) if args.mode == "lora" else train_one(args, out)
+            minutes = (time.perf_counter() - began) / 60
+            print(f"{out}: {line}; {minutes:.1f} min in all{peak_memory_text()}")
 
 
 if __name__ == "__main__":

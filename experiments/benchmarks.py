@@ -157,9 +157,9 @@ def load_benchmarks(folder: Path, prompts: str | None, at_most: int,
 
 def report_benchmarks(asked: dict[str, list[Question]], folders: list[Path], model: Mistral,
                       tokenizer: Tokenizer, encoder_of: EncoderOf, likelihood: bool,
-                      run_code: bool) -> str:
+                      run_code: bool, out: Path) -> str:
     """Print a line for each row, a column for each benchmark; write results_benchmarks.json into
-    the first checkpoint's folder; returns the one-line result."""
+    the folder `out`; returns the one-line result."""
     # What is asked.
     rows = table_rows(folders, encoder_of, model)
     print(f"{'accuracy in %':40}" + "".join(f"{name[:9]:>10}" for name in asked) + "      mean")
@@ -177,8 +177,7 @@ def report_benchmarks(asked: dict[str, list[Question]], folders: list[Path], mod
         print(f"{row.label:40}" + "".join(f"{x:10.1f}" for x in scores[row.label].values()),
               flush=True)
 
-    if folders:
-        write_json(folders[0] / "results_benchmarks.json", scores)
+    write_json(out / "results_benchmarks.json", scores)
     return "; ".join(f"{label} {line['mean']:.1f} %" for label, line in scores.items())
 
 
@@ -186,9 +185,8 @@ def report_benchmarks(asked: dict[str, list[Question]], folders: list[Path], mod
 
 def benchmark_args() -> argparse.Namespace:
     parser = EvalParser("The table of the paper's benchmarks.",
-                        "folders of train.py --mode sft or recon, or the authors'; "
-                        "results_benchmarks.json goes into the first one", "the committed ones",
-                        "questions of each benchmark")
+                        "folders of train.py --mode sft or recon, or the authors'",
+                        "the committed ones", "questions of each benchmark")
     parser.prog = "python -m experiments.benchmarks"
     add = parser.add_argument
     add("--benchmarks", metavar="DIR", required=True,
@@ -204,11 +202,11 @@ def benchmark_args() -> argparse.Namespace:
 
 def main() -> None:
     args = benchmark_args()
-    folders = [Path(folder) for folder in args.ckpt or sorted(CHECKPOINTS.glob("*/"))]
+    folders = [Path(folder) for folder in args.ckpt or sorted(CHECKPOINTS.glob("[!.]*/"))]
     asked = load_benchmarks(Path(args.benchmarks), args.prompts, args.eval_samples, args.run_code)
     model, tokenizer, encoder_of = load_models(args)
     print(report_benchmarks(asked, folders, model, tokenizer, encoder_of, args.likelihood,
-                            args.run_code))
+                            args.run_code, args.out))
 
 
 if __name__ == "__main__":

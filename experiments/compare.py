@@ -159,9 +159,9 @@ def all_distances(loras: dict[str, LoRA], t2ls: dict[str, Loaded],
 
 def report_library(loras: dict[str, LoRA], base_model: str, folders: list[Path], suite: Suite,
                    model: Mistral, tokenizer: Tokenizer, encoder_of: EncoderOf,
-                   per_task: int) -> str:
+                   per_task: int, out: Path) -> str:
     """Run every row on the library's tasks, print a line for each task and the means, write
-    results_library.json into the first folder; returns the one-line result."""
+    results_library.json into the folder `out`; returns the one-line result."""
     # What is asked.
     t2ls = load_t2ls(folders, loras, base_model, encoder_of)
     tasks = common_tasks(loras, t2ls, suite)
@@ -176,8 +176,7 @@ def report_library(loras: dict[str, LoRA], base_model: str, folders: list[Path],
     apart = all_distances(loras, t2ls, tasks)
 
     print_library(scores, apart, len(samples))
-    if folders:
-        write_json(folders[0] / "results_library.json", {"scores": scores, "distances": apart})
+    write_json(out / "results_library.json", {"scores": scores, "distances": apart})
     return "; ".join(f"{label} {mean(score.values()):.1f} %" for label, score in scores.items())
 
 
@@ -205,8 +204,7 @@ def print_library(scores: dict[str, dict[str, float]], apart: dict[str, list[flo
 
 def compare_args() -> argparse.Namespace:
     parser = EvalParser("The table of a library of oracles, and of T2L on its tasks.",
-                        "folders of train.py --mode recon or sft, or the authors'; "
-                        "results_library.json goes into the first one", "none",
+                        "folders of train.py --mode recon or sft, or the authors'", "none",
                         "test inputs per task of the library")
     parser.prog = "python -m experiments.compare"
     parser.add_argument("--loras", metavar="DIR", required=True,
@@ -224,7 +222,7 @@ def main() -> None:
     suite = drop_too_long(load_suite(args.tasks), tokenizer, model.cfg.max_position_embeddings,
                           "prompt")
     print(report_library(loras, base_model, [Path(folder) for folder in args.ckpt or []], suite,
-                         model, tokenizer, encoder_of, args.eval_samples))
+                         model, tokenizer, encoder_of, args.eval_samples, args.out))
 
 
 if __name__ == "__main__":

@@ -177,9 +177,10 @@ def test_the_command_prints_a_table_with_a_control(likelihood, tmp_path, monkeyp
     monkeypatch.setattr(benchmarks, "DESCRIPTIONS", {"piqa": ("a", "b"), "boolq": ("c", "d")})
     monkeypatch.setattr("eval.encoder_for", lambda *_: encoder)
     call("experiments.benchmarks", "--benchmarks", tmp_path, "--ckpt", tmp_path / "ckpt", "--model",
-         GOLDEN / "llama", "--prompts", tmp_path / "prompts.json",
+         GOLDEN / "llama", "--prompts", tmp_path / "prompts.json", "--out", tmp_path / "results",
          *(["--likelihood"] if likelihood else []))
-    found = json.loads((tmp_path / "ckpt" / "results_benchmarks.json").read_text())
+    found = json.loads((tmp_path / "results" / "results_benchmarks.json").read_text())
+    assert not (tmp_path / "ckpt" / "results_benchmarks.json").exists()      # it was only read
     assert list(found) == ["base model", "base model, description in its prompt",
                            "T2L ckpt, own description", "T2L ckpt, another's"]
     assert all(set(line) == {"piqa", "boolq", "mean"} for line in found.values())

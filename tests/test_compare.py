@@ -20,9 +20,12 @@ def test_one_hot_and_text_beside_each_other(library, tiny_tasks, tmp_path, monke
     train_tiny(*common, "--out", tmp_path / "text")
     monkeypatch.setattr(compare, "generate_lora", lambda t2l, lines, encoder: heard.append(
         (bool(t2l.cfg.tasks), lines)) or generate_lora(t2l, lines, encoder))
-    flags = ["--loras", library, "--tasks", tiny_tasks, *TINY, "--eval-samples", 2, "--ckpt",
-             tmp_path / "number", tmp_path / "text"]
+    flags = ["--loras", library, "--tasks", tiny_tasks, *TINY, "--eval-samples", 2, "--out",
+             tmp_path / "out", "--ckpt", tmp_path / "number", tmp_path / "text"]
+    before = sorted(path for path in tmp_path.glob("*/*") if path.parent.name != "out")
     call("experiments.compare", *flags)
+    assert before == sorted(path for path in tmp_path.glob("*/*") if path.parent.name != "out")
+    assert (tmp_path / "out" / "results_library.json").exists()
     for one_hot, lines in heard:
         assert all((line in ("alpha", "beta")) == one_hot for line in lines), lines
     assert {one_hot for one_hot, _ in heard} == {True, False}

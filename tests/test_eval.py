@@ -1,4 +1,5 @@
 """The evaluation's own logic: controls, scores, intervals, the verdict; the command."""
+import json
 import random
 
 import pytest
@@ -71,7 +72,7 @@ def test_the_command_prints_a_table_of_all_folders(tiny_tasks, tmp_path, capsys)
         folders.append(tmp_path / f"{mode}{arch}")
         call("train", "--mode", mode, "--arch", arch, *tiny, "--encoder", GOLDEN / "bert",
              "--steps", 2, "--batch-size", 2, "--eval-samples", 0, "--out", folders[-1])
-    call("eval", *tiny, "--eval-samples", 1, "--ckpt", *folders)
+    call("eval", *tiny, "--eval-samples", 1, "--ckpt", *folders, "--out", tmp_path / "eval")
     out = capsys.readouterr().out
     for label in ("base model", "multi-task LoRA", "T2L sftS, own description",
                   "T2L sftL, random words"):
@@ -98,16 +99,31 @@ def test_a_suite_of_one_task_has_no_other_tasks_rows(tmp_path, capsys):
     assert not (tmp_path / "none").exists()
 
 
-def test_the_committed_results_are_not_overwritten(tiny_tasks, tmp_path, monkeypatch):
-    """A plain `eval.py` shows the committed checkpoints; what it finds is not kept there."""
+def test_what_is_only_read_stays_as_it_is(tiny_tasks, tmp_path, monkeypatch):
+    """Checkpoints, the committed ones or those of --ckpt: results go to --out, or to out/eval."""
     tiny = ["--model", GOLDEN / "llama", "--tasks", tiny_tasks, "--eval-samples", 1]
     common = ["--encoder", GOLDEN / "bert", "--steps", 1, "--batch-size", 2]
     call("train", "--mode", "sft", *tiny[:4], *common, "--eval-samples", 0, "--out",
          tmp_path / "checkpoints" / "one")
     monkeypatch.setattr("eval.CHECKPOINTS", tmp_path / "checkpoints")
-    for extra, kept in (([], False), (["--ckpt", tmp_path / "checkpoints" / "one"], True)):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "checkpoints" / ".part-0123").mkdir()           # what a killed command left
+    before = {file: file.read_bytes() for file in (tmp_path / "checkpoints" / "one").iterdir()}
+    for extra, out in (([], "out/eval"), (["--ckpt", "checkpoints/one", "--out", "mine"], "mine")):
         call("eval", *tiny, *extra)
-        assert (tmp_path / "checkpoints" / "one" / "results.json").exists() == kept
+        assert list(json.loads((tmp_path / out / "results.json").read_text())) == ["unseen", "seen"]
+    assert before == {file: file.read_bytes()
+                      for file in (tmp_path / "checkpoints" / "one").iterdir()}
+    assert "is a file" in refused("eval", *tiny, "--out", tmp_path / "splits.json")
+
+
+def test_a_verdict_needs_ten_tasks():
+    labels = ["T2L x, own", "T2L x, random words"]
+    rows = [Row(label, "lora", None, None, "T2L x") for label in labels]
+    for n, said in ((9, "9 tasks, 10 are needed to say whether"), (10, "it reads its description")):
+        scores = {label: {f"t{i}": level + i for i in range(n)}
+                  for label, level in zip(labels, (80.0, 10.0))}
+        assert verdict(rows, scores).startswith(said)
 
 
 def test_eval_without_a_checkpoint(tiny_tasks, tmp_path):

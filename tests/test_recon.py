@@ -120,7 +120,7 @@ def test_reconstruction_begins_with_the_mean_and_comes_near(arch, extra, library
 
     # The table is experiments.compare's.
     call("experiments.compare", "--loras", library, "--tasks", tiny_tasks, *TINY, "--dtype",
-         "float32", "--eval-samples", 2, "--ckpt", tmp_path / "recon")
+         "float32", "--eval-samples", 2, "--ckpt", tmp_path / "recon", "--out", tmp_path / "recon")
     found = json.loads((tmp_path / "recon" / "results_library.json").read_text())
     assert found["distances"]["T2L recon"][2] < found["distances"]["T2L recon: average LoRA"][2]
     assert len(found["scores"]) == (5 if "--one-hot" in extra else 6)

@@ -96,8 +96,8 @@ def test_a_resumed_run_equals_an_uninterrupted_one(mode, tiny_tasks, tmp_path, m
 
     save_state = train.save_state
 
-    def save_and_die(out, lora_source, optimizer, step):
-        save_state(out, lora_source, optimizer, step)
+    def save_and_die(out, lora_source, optimizer, step, args):
+        save_state(out, lora_source, optimizer, step, args)
         if step == 10:
             raise KeyboardInterrupt
     monkeypatch.setattr(train, "save_state", save_and_die)

@@ -3,10 +3,15 @@
 Order: errors, the parser, how a command runs, the flags of train.py and what contradicts itself.
 """
 import argparse
+import os
 import random
+import signal
 import sys
+import threading
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 
 class UserError(ValueError):
@@ -52,15 +57,69 @@ class Parser(argparse.ArgumentParser):
 
 def run(main: Callable[[], None]) -> None:
     """Run a command. A UserError becomes one line on stderr and exit code 2, without a traceback;
-    a warning becomes one line, too."""
+    a warning becomes one line, too; an interruption says what is saved, if anything is."""
     warnings.formatwarning = lambda message, *_: f"warning: {message}\n"
+    streams = sys.stdout, sys.stderr
+    sys.stdout, sys.stderr = map(Output, streams)
     try:
-        main()
+        with on_interrupt(interrupt):
+            main()
     except (UserError, OSError) as error:           # a full disk, a folder that is not yours …
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
-        sys.exit("interrupted")
+    except KeyboardInterrupt as stop:
+        print(": ".join(["interrupted", *map(str, stop.args)]), file=sys.stderr)
+        sys.exit(130)
+    finally:
+        sys.stdout.flush()
+        sys.stdout, sys.stderr = streams
+
+
+class Output:
+    """stdout or stderr, whose reader may have left (… | head -1): the command goes on, and what it
+    prints is dropped."""
+
+    def __init__(self, stream):
+        self.stream = stream
+
+    def __getattr__(self, name: str):
+        return getattr(self.stream, name)
+
+    def write(self, text: str) -> int:
+        self.attempt(lambda: self.stream.write(text))
+        return len(text)
+
+    def flush(self) -> None:
+        self.attempt(self.stream.flush)
+
+    def attempt(self, action: Callable) -> None:
+        try:
+            action()
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self.stream.fileno())
+
+
+def interrupt(*_) -> None:
+    raise KeyboardInterrupt
+
+
+@contextmanager
+def on_interrupt(handler: Callable) -> Iterator[None]:
+    """Ctrl-C, and what ends a process politely or closes its terminal, call `handler` meanwhile;
+    but not those that are to be ignored, as nohup wants it."""
+    names = [name for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    numbers = [getattr(signal, name) for name in names]
+    before = {n: signal.getsignal(n) for n in numbers}
+    if threading.current_thread() is not threading.main_thread():
+        before = {}                                 # only the main thread may say so
+    before = {n: old for n, old in before.items() if old not in (None, signal.SIG_IGN)}
+    for n in before:
+        signal.signal(n, handler)
+    try:
+        yield
+    finally:
+        for n, old in before.items():
+            signal.signal(n, old)
 
 
 def check_device(device: str) -> None:
@@ -128,19 +187,24 @@ class EvalParser(Parser):
         self.add_argument("--ckpt", metavar="DIR", nargs="+", default=None,
                           help=f"{ckpt} (default: {ckpt_default})%(default).0s")
         self.models(encoder="each checkpoint's own")
+        self.add_argument("--out", metavar="DIR", default="out/eval",
+                          help="where the results are written; not into what is only read")
         self.add_argument("--eval-samples", type=int, default=20, metavar="N", help=samples)
 
     def parse_args(self, *given) -> argparse.Namespace:
         args = super().parse_args(*given)
         if args.eval_samples < 1:
             raise UserError("--eval-samples must be at least 1")
+        args.out = Path(args.out)
+        if args.out.exists() and not args.out.is_dir():
+            raise UserError(f"--out {args.out} is a file; give a folder for the results")
         return args
 
 
 def eval_args() -> argparse.Namespace:
     parser = EvalParser("The zero-shot table, with controls.",
                         "folders of train.py --mode sft, recon or mtlora, or the authors'",
-                        "the committed ones; their results are not written",
+                        "the committed ones",
                         "test inputs per task of the split (seen tasks: a twentieth)")
     parser.folder("--tasks", "task files", "the built-in suite")
     parser.add_argument("--split", choices=["unseen", "validation"], default="unseen",

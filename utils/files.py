@@ -1,13 +1,20 @@
-"""JSON, folders that appear whole or not at all, and names that must differ."""
+"""JSON, folders that appear whole or not at all, locks, and names that must differ."""
 import json
 import os
 import shutil
-import tempfile
-from collections.abc import Iterator
+import uuid
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from safetensors import SafetensorError
+
 from utils.cli import UserError
+
+try:
+    import fcntl
+except ImportError:                                      # Windows
+    fcntl = None
 
 
 def read_json(path: str | Path) -> dict:
@@ -24,32 +31,110 @@ def read_json(path: str | Path) -> dict:
 
 
 def write_json(path: str | Path, value: dict) -> None:
-    part = Path(f"{path}.part")
-    part.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    part.replace(path)
+    with atomic_folder(Path(path).parent) as scratch:
+        text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+        (scratch / Path(path).name).write_text(text, encoding="utf-8")
+
+
+# ------------------------------------------------------------------ all of it or nothing
+
+SCRATCH = ".part-"              # how scratch folders begin; whoever lists a folder passes over "."
 
 
 @contextmanager
-def atomic_folder(folder: str | Path) -> Iterator[Path]:
-    """A scratch folder that becomes `folder` at the end, or nothing if anything fails before.
+def atomic_folder(folder: str | Path, stale: Iterable[str] = ()) -> Iterator[Path]:
+    """A scratch folder whose files are in `folder` at the end, or nothing if anything fails before.
 
-    A new folder appears by one rename; in one that exists, each file is replaced by one.
+    A new folder appears by one rename. In one that exists each file is replaced by one, for that
+    folder alone may be on its disk, or writable: a config.json, which describes the others, is
+    taken away first and comes last, and files named in `stale` go between. All is on the disk
+    before the first rename, and as readable by others as the umask says.
     """
-    folder = Path(folder)
-    if folder.exists() and not folder.is_dir():
+    if Path(folder).exists() and not Path(folder).is_dir():
         raise UserError(f"{folder} is a file; give the name of a folder to write into")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    folder = Path(os.path.realpath(folder))              # of a link: where it leads
+    place = folder if folder.exists() else folder.parent
+    place.mkdir(parents=True, exist_ok=True)
+    clear_scratch(place)
+    scratch = place / f"{SCRATCH}{uuid.uuid4().hex[:12]}"
+    scratch.mkdir()
+    held = lock_folder(scratch)                          # until it ends, no other process clears it
     try:
         yield scratch
-        scratch.chmod(0o755)                                  # mkdtemp makes private folders
-        if folder.exists():
-            for file in sorted(scratch.iterdir()):
-                os.replace(file, folder / file.name)
+        settle(scratch)
+        if place == folder:
+            replace_files(scratch, folder, stale)
         else:
             scratch.rename(folder)
+        sync(place)
+    except SafetensorError as error:                     # a full disk, mostly
+        raise UserError(f"{folder} could not be written: {error}") from None
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+        unlock(held)
+
+
+def settle(folder: Path) -> None:
+    """Its files get the permissions of any new file, and are on the disk, not only on the way."""
+    os.umask(umask := os.umask(0))
+    for file in folder.rglob("*"):
+        if file.is_file():
+            file.chmod(0o666 & ~umask)
+            sync(file)
+    sync(folder)
+
+
+def sync(path: Path) -> None:
+    """Wait until a file, or what a folder lists, is on the disk."""
+    if path.is_dir() and os.name == "nt":                # folders cannot be opened there
+        return
+    file = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    try:
+        os.fsync(file)
+    finally:
+        os.close(file)
+
+
+def replace_files(scratch: Path, folder: Path, stale: Iterable[str]) -> None:
+    """Move a scratch folder's files over those in `folder`, see atomic_folder."""
+    files = sorted(scratch.iterdir(), key=lambda file: (file.name.endswith("config.json"),
+                                                        file.name))
+    if len(files) > 1:
+        for file in reversed([f for f in files if f.name.endswith("config.json")]):
+            (folder / file.name).unlink(missing_ok=True)
+    for name in set(stale) - {file.name for file in files}:
+        (folder / name).unlink(missing_ok=True)
+    for file in files:
+        os.replace(file, folder / file.name)
+
+
+def clear_scratch(folder: Path) -> None:
+    """Delete what killed processes left of their scratch folders; a living one locks its own."""
+    for path in folder.glob(f"{SCRATCH}*/"):
+        if held := lock_folder(path):
+            shutil.rmtree(path, ignore_errors=True)
+            unlock(held)
+
+
+def lock_folder(folder: Path) -> int | None:
+    """Lock a folder for this process, until unlock(), or its death however it comes. None where
+    another process holds it, 0 where the system or the disk knows no such locks."""
+    if not fcntl:
+        return 0
+    file = None
+    try:
+        file = os.open(folder, os.O_RDONLY)
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return file
+    except OSError as error:
+        if file is not None:
+            os.close(file)
+        return None if isinstance(error, BlockingIOError) else 0
+
+
+def unlock(held: int | None) -> None:
+    if held:
+        os.close(held)
 
 
 def check_unique(folders: list[Path]) -> list[Path]:

@@ -26,7 +26,7 @@ def load_library(folder: str | Path, wanted: list[str] | None = None,
     different shapes or models, or with numbers that are not finite.
     """
     loras, models = {}, {}
-    for path in sorted(path for path in Path(folder).glob("*/")):
+    for path in sorted(Path(folder).glob("[!.]*/")):
         A, B = loras[path.name] = load_peft(path)
         models[path.name] = read_json(path / "adapter_config.json").get("base_model_name_or_path")
         first = next(iter(loras))
@@ -183,7 +183,7 @@ def recon_summary(error: float, loras: dict[str, LoRA], folder: str, out: Path) 
     average = average_lora(loras)
     usual = sum(delta_error(average, lora) for lora in loras.values()) / len(loras)
     return (f"error of ΔW {error:.3f} from the oracles' (average LoRA: {usual:.3f}); for the "
-            f"table: python -m experiments.compare --loras {folder} --ckpt {out}")
+            f"table: python -m experiments.compare --loras {folder} --ckpt {out} --out {out}")
 
 
 class LoRABuffers(nn.Module):

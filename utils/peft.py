@@ -3,6 +3,7 @@
 An adapter is a pair of dicts over the adapted modules m: A[m] (n, r, d_in), B[m] (n, d_out, r) with
 n layers and rank r. Its scale is always folded into B: ΔW = B A.
 """
+import json
 import re
 import shutil
 import warnings
@@ -14,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from utils.cli import UserError, warn
-from utils.files import atomic_folder, read_json, write_json
+from utils.files import atomic_folder, clear_scratch, read_json, write_json
 from utils.weights import read_safetensors, read_shards
 
 TARGETS = ("q_proj", "v_proj")
@@ -117,6 +118,20 @@ def save_peft(folder: str | Path, lora_A: dict[str, Tensor], lora_B: dict[str, T
         write_json(scratch / "adapter_config.json", config)
         save_file(tensors, scratch / "adapter_model.safetensors",
                   metadata={"format": "pt", **metadata})
+        sort_metadata(scratch / "adapter_model.safetensors")
+
+
+def sort_metadata(path: Path) -> None:
+    """Order the metadata in a safetensors file's header, which safetensors writes in a random
+    order: the same command shall write the same bytes."""
+    with open(path, "r+b") as file:
+        size = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(size))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode().ljust(size)
+        assert len(text) == size, path                    # the same characters, spaces at the end
+        file.seek(8)
+        file.write(text)
 
 
 def load_peft(folder: str | Path) -> LoRA:
@@ -184,6 +199,7 @@ def merge_folder(source: str | Path, lora: LoRA, out: str | Path,
     `source` is no such folder, `out` is not empty, or the adapter's layers or shapes are not its.
     """
     source, out, deltas = Path(source), Path(out), weight_deltas(lora)
+    clear_scratch(out)
     if out.is_dir() and any(out.iterdir()):             # shards of another model would be mixed in
         raise UserError(f"{out} is not empty; give a new folder for the merged model")
     check_fits(lora, {k: w.shape for _, part in read_shards(source) for k, w in part.items()})

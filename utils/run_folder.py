@@ -1,83 +1,223 @@
 """The folder of a training run: what it was told to do, its state, and going on with it.
 
 config.json says the command line; log.jsonl has a line for every step; train_state.pt is there only
-while the run is unfinished. At the end: the memory of this process.
+while the run is unfinished. Between any two writes the process may be killed: what is there then is
+either the earlier run, whole, or a state to go on from, or nothing that a new start would not make
+again. A run that begins over a finished one logs into log_new.jsonl until it is finished itself.
+At the end: the memory of this process.
 """
 import argparse
 import ctypes
 import json
+import os
 import shlex
+import shutil
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
 from torch import nn
 from tqdm import tqdm
 
-from utils.cli import UserError
-from utils.files import read_json, write_json
+from utils.cli import UserError, on_interrupt, warn
+from utils.files import (atomic_folder, clear_scratch, lock_folder, read_json, sync, unlock,
+                         write_json)
 from utils.peft import same_model
 
 
-# ---------------------------------------------------------------------------- begin and go on
+# ------------------------------------------------------------------------ what is recorded
+
+SETTINGS = ("mode", "model", "encoder", "tasks", "task", "max_tasks", "loras", "init", "arch",
+            "one_hot", "canonical", "recon_space", "steps", "batch_size", "lr", "seed", "describe")
+WEIGHTS = ("t2l.safetensors", "adapter_model.safetensors")
+RESULTS = ("results.json", "results_validation.json", "results_library.json",
+           "results_benchmarks.json")
+FILES = (*WEIGHTS, *RESULTS, "adapter_config.json", "config.json", "log.jsonl", "log_new.jsonl")
+
 
 def settings(args: argparse.Namespace) -> dict:
-    """What config.json records of the command line; a resumed run must agree with it."""
-    kept = ("mode", "model", "encoder", "tasks", "task", "max_tasks", "loras", "init", "arch",
-            "one_hot", "canonical", "recon_space", "steps", "batch_size", "lr", "seed", "describe")
-    return {k: getattr(args, k) for k in kept} | {"dtype": str(args.dtype).split(".")[1]}
+    """What config.json and the saved state record; a resumed run must agree with it."""
+    library = {"library": args.library} if hasattr(args, "library") else {}     # recon's adapters
+    return {k: getattr(args, k) for k in SETTINGS} | {"dtype": str(args.dtype).split(".")[1]} \
+        | library
+
+
+def recorded(out: Path) -> dict:
+    """The settings of the run in a folder: an unfinished run's state has them, for its config.json
+    may be an earlier run's; {} where there is no run."""
+    if (out / "train_state.pt").exists():
+        return read_state(out, mmap=True)["settings"]
+    return read_json(out / "config.json") if (out / "config.json").exists() else {}
+
+
+def run_metadata() -> dict:
+    """What config.json says beside the settings once the run is finished."""
+    return {"finished": True,
+            "command": shlex.join(["python", Path(sys.argv[0]).name, *sys.argv[1:]])}
+
+
+# ------------------------------------------------------------------- begin, go on, and end
+
+LOCKS: dict[Path, int] = {}             # the folders that this process trains into
+
+
+@contextmanager
+def open_run(args: argparse.Namespace, out: Path) -> Iterator[bool]:
+    """Whether the run is finished already, and says so. Its folder is locked as long; a run that is
+    interrupted says what is saved and how to go on. UserError where it cannot be begun or gone on
+    with."""
+    try:
+        before = config_time(out)
+        yield is_finished(args, out)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(way_on(args, out, config_time(out) != before)) from None
+    finally:
+        for held in LOCKS.values():
+            unlock(held)
+        LOCKS.clear()
+
+
+def config_time(out: Path) -> int:
+    config = out / "config.json"
+    return config.stat().st_mtime_ns if config.exists() else 0
+
+
+def lock_run(out: Path) -> None:
+    """UserError where another process trains into the folder; what a dead one left is cleared."""
+    if out.is_dir() and out not in LOCKS:
+        if (held := lock_folder(out)) is None:
+            raise UserError(f"another process trains into {out} now; wait until it has ended, or "
+                            "choose another --out")
+        LOCKS[out] = held
+        clear_scratch(out)
 
 
 def is_finished(args: argparse.Namespace, out: Path) -> bool:
-    """Whether the run is finished already, and says so; UserError where it cannot be begun or gone
-    on with."""
-    config, state = out / "config.json", out / "train_state.pt"
+    lock_run(out)
     if args.init and Path(args.init).resolve() == out.resolve():
         raise UserError(f"--init {args.init} is the folder that this run writes; choose another "
                         "--out")
-    found = read_json(config) if config.exists() else {}
-    oracles = found.get("mode") == "lora"
-
-    # A new run overwrites a finished one, but no other.
     if not args.resume:
-        if state.exists():
-            raise UserError(f"{out} holds an unfinished run; go on with --resume, choose another "
-                            f"--out, or delete {state}")
-        if oracles:
-            raise UserError(f"{out} holds the oracles of an earlier run; go on with --resume, "
-                            "choose another --out, or delete it")
+        check_new(args, out)
         return False
+    check_resumable(args, out)
+    finished = not (out / "train_state.pt").exists() and recorded(out).get("finished")
+    if finished:
+        print(f"{out} is finished: {args.steps} steps of {args.mode}"
+              + ("" if (out / "results.json").exists() or args.mode == "lora" else
+                 f"; for the table: {table_command(args, out)}"))
+    return bool(finished)
 
-    # A resumed one needs a state, and the same flags.
-    if not (found.get("finished") or oracles or state.exists()):
+
+def check_new(args: argparse.Namespace, out: Path) -> None:
+    """UserError unless nothing is lost: a new run overwrites a finished one, but no unfinished one,
+    no library, and nothing that no run wrote."""
+    state = out / "train_state.pt"
+    if state.exists():
+        raise UserError(f"{out} holds an unfinished run; go on with --resume, choose another "
+                        f"--out, or delete {state}")
+    mode = recorded(out).get("mode")
+    if mode == "lora":
+        raise UserError(f"{out} holds the oracles of an earlier run; go on with --resume, "
+                        "choose another --out, or delete it")
+    others = [out / name for name in FILES if (out / name).exists()]
+    if args.mode == "lora":
+        others += [path.parent for path in sorted(out.glob("*/adapter_config.json"))]
+    if others and not mode and not step_lines(out / "log.jsonl"):
+        raise UserError(f"{others[0]} is there, but no run wrote it; choose another --out, or "
+                        "move it away")
+
+
+def check_resumable(args: argparse.Namespace, out: Path) -> None:
+    """UserError unless there is something to go on from, of a run with the same flags."""
+    state, found = out / "train_state.pt", recorded(out)
+    if not (found.get("finished") or found.get("mode") == "lora" or state.exists()):
         raise UserError(f"nothing to resume: {state} does not exist; a run writes it with "
                         "--save-every N")
     for key, value in settings(args).items():
         if found.get(key) != value:
-            raise UserError(f"{config} says {key} = {found.get(key)!r}, the command line "
-                            f"{value!r}; resume with the flags of the first run")
-    if found.get("finished"):
-        print(f"{out} is finished: {args.steps} steps of {args.mode}")
-    return bool(found.get("finished"))
+            raise UserError(
+                f"{state if state.exists() else out / 'config.json'} says {key} = "
+                f"{found.get(key)!r}, the command line {value!r}; "
+                + ("the learning rate falls to 0 at the last step, so a run has no more of them; "
+                   f"to train on from what it gives: --init {out} --out ANOTHER (sft, recon)"
+                   if key == "steps" else "resume with the flags of the first run"))
+    if found.get("finished") and found["mode"] != "lora" \
+            and not any((out / name).exists() for name in WEIGHTS):
+        raise UserError(f"{out}/config.json says that the run is finished, but its weights are not "
+                        "there; leave out --resume to begin anew")
 
 
-def start_run(args: argparse.Namespace, out: Path, metadata: dict | None = None) -> None:
-    """Make the run's folder; of an earlier, finished run nothing is left in it. Nothing to do where
-    a run goes on, but with the same library: else UserError."""
-    metadata = metadata or {}
+def start_run(args: argparse.Namespace, out: Path, library: list[str] | None = None) -> Path:
+    """Make the run's folder; returns where its steps are logged. A finished run that is there stays
+    whole until finish_run. UserError where a run goes on with another library."""
+    if library:
+        args.library = library
+    log, new_log = out / "log.jsonl", out / "log_new.jsonl"
     if args.resume:
-        if read_json(out / "config.json").get("library") != metadata.get("library"):
+        if recorded(out).get("library") != settings(args).get("library"):
             raise UserError(f"{args.loras} holds other LoRAs than when {out} was begun; put them "
                             "back, or begin anew in another --out")
-        return
+        return new_log if new_log.exists() else log
 
     out.mkdir(parents=True, exist_ok=True)
-    for pattern in ("log*.jsonl", "results*.json", "t2l.safetensors", "adapter_config.json",
-                    "adapter_model.safetensors"):
-        for file in out.glob(pattern):
-            file.unlink()
-    write_json(out / "config.json", settings(args) | metadata)
+    lock_run(out)
+    check_new(args, out)                                 # it may have changed since it was locked
+    new_log.unlink(missing_ok=True)
+    if recorded(out).get("finished"):
+        return new_log
+    write_json(out / "config.json", settings(args))
+    return log
+
+
+@contextmanager
+def finish_run(out: Path) -> Iterator[Path]:
+    """A scratch folder for the run's weights and config.json. At the end they and the log take the
+    place of an earlier run's, whose results go; and last the state goes."""
+    with atomic_folder(out, stale=(*WEIGHTS, "adapter_config.json", *RESULTS)) as scratch:
+        yield scratch
+        if (out / "log_new.jsonl").exists():
+            shutil.copy(out / "log_new.jsonl", scratch / "log.jsonl")
+    (out / "log_new.jsonl").unlink(missing_ok=True)
+    (out / "train_state.pt").unlink(missing_ok=True)
+
+
+def way_on(args: argparse.Namespace, out: Path, written: bool) -> str:
+    """What is saved of an interrupted run, and the command that goes on; `written`: config.json is
+    new, which at the end says that the run is finished."""
+    if (out / "train_state.pt").exists():
+        return (f"{out} holds the state after step {read_state(out, mmap=True)['step']} of "
+                f"{args.steps}; the same command with --resume goes on from there")
+    if written and recorded(out).get("finished"):
+        return f"the weights are in {out}; for the table: {table_command(args, out)}"
+    if recorded(out).get("mode") == args.mode == "lora":
+        done = len(list(out.glob("[!.]*/adapter_model.safetensors")))
+        return f"{out} holds {done} finished oracles; the same command with --resume goes on"
+    return "no state of this run is saved, see --save-every; the same command begins anew"
+
+
+def table_command(args: argparse.Namespace, out: Path) -> str:
+    """The command that gives a finished run's table."""
+    words = ["python", "eval.py"] if args.mode != "recon" else \
+        ["python", "-m", "experiments.compare", "--loras", args.loras]
+    words += ["--ckpt", out, "--out", out]
+    for name in ("model", "encoder", "tasks"):
+        given = getattr(args, name)
+        if given and not (name == "encoder" and args.mode == "mtlora"):
+            words += [f"--{name}", *(given if isinstance(given, list) else [given])]
+    return shlex.join(map(str, words))
+
+
+def diverged(out: Path, step: int, loss: float, norm: float) -> UserError:
+    """The loss is no number any more: what to do, which depends on what the run has saved."""
+    state = out / "train_state.pt"
+    way = f"delete {state}, which holds this run, or choose another --out" if state.exists() else \
+        "choose another --out" if recorded(out).get("mode") == "lora" else ""
+    return UserError(f"step {step}: loss {loss}, gradient norm {norm}; try a smaller --lr"
+                     + (f"; for that, {way}" if way else ""))
 
 
 def check_same_t2l(path: str, found: dict, wanted: dict) -> None:
@@ -90,27 +230,45 @@ def check_same_t2l(path: str, found: dict, wanted: dict) -> None:
                             f"{wanted[key]!r}")
 
 
-def run_metadata() -> dict:
-    """What config.json says beside the settings once the run is finished."""
-    return {"finished": True,
-            "command": shlex.join(["python", Path(sys.argv[0]).name, *sys.argv[1:]])}
-
-
 # ----------------------------------------------------------------------------- log and state
+
+def step_lines(path: Path) -> list[tuple[int, str]]:
+    """(step, line) of the whole lines in a log; what a power loss or somebody else made of the
+    rest is passed over."""
+    text = path.read_text("utf-8", "replace") if path.exists() else ""
+    found = []
+    for line in text.splitlines(True):
+        with suppress(ValueError, LookupError, TypeError, RecursionError):
+            if line.endswith("\n") and type(step := json.loads(line)["step"]) is int:
+                found.append((step, line))
+    return found
+
 
 class StepLog:
     """log.jsonl, a line a step, and the progress bar.
 
-    Of an earlier start the first `start` lines are kept: steps after the last saved state are run
-    again.
+    Of an earlier start the lines before step `start` are kept: steps after the last saved state are
+    run again. A signal that would end the process waits for the end of a step, `interrupted` says
+    so, and leaving the log then raises KeyboardInterrupt; a second one does not wait.
     """
 
     def __init__(self, path: Path, start: int, steps: int, unit: str):
-        lines = path.read_text(encoding="utf-8").splitlines(True)[:start] if path.exists() else []
-        path.write_text("".join(lines), encoding="utf-8")
+        lines = [line for step, line in step_lines(path) if step < start]
+        if len(lines) < start:
+            warn(f"{path} has {len(lines)} of the {start} steps that are done; the others are lost "
+                 "from the log, not from the weights")
+        with atomic_folder(path.parent) as scratch:
+            (scratch / path.name).write_text("".join(lines), encoding="utf-8")
         self.file = open(path, "a", encoding="utf-8")
         self.bar = tqdm(initial=start, total=steps)
         self.unit, self.began = unit, time.perf_counter()
+        self.interrupted, self.signals = False, on_interrupt(self.interrupt)
+
+    def interrupt(self, *_) -> None:
+        if self.interrupted:
+            raise KeyboardInterrupt
+        self.interrupted = True
+        os.write(2, b"\ninterrupted: this step is finished first\n")    # safe within a print
 
     def write(self, step: int, loss: float, lr: float, grad_norm: float, seen: int) -> None:
         """One step; `seen` units since the start, for the speed."""
@@ -122,29 +280,70 @@ class StepLog:
         self.bar.update()
 
     def __enter__(self) -> "StepLog":
+        self.signals.__enter__()
         return self
 
-    def __exit__(self, *_) -> None:
-        self.file.close()
+    def __exit__(self, kind, *_) -> None:
+        self.signals.__exit__(None, None, None)
         self.bar.close()
+        self.file.close()
+        if self.interrupted and not kind:
+            raise KeyboardInterrupt
 
 
 def save_state(out: Path, lora_source: nn.Module, optimizer: torch.optim.Optimizer,
-               step: int) -> None:
-    """All that a resumed run needs besides the command line; beside, then renamed."""
-    scratch = out / "train_state.pt.part"
-    torch.save({"step": step, "lora_source": lora_source.state_dict(),
-                "optimizer": optimizer.state_dict()}, scratch)
-    scratch.replace(out / "train_state.pt")
+               step: int, args: argparse.Namespace) -> None:
+    """All that a resumed run needs, and whose it is; the log so far is on the disk, too."""
+    for log in (out / "log.jsonl", out / "log_new.jsonl"):
+        if log.exists():
+            sync(log)
+    with atomic_folder(out) as scratch:
+        try:
+            torch.save({"step": step, "settings": settings(args),
+                        "lora_source": lora_source.state_dict(),
+                        "optimizer": optimizer.state_dict()}, scratch / "train_state.pt")
+        except RuntimeError as error:                    # what torch makes of a full disk
+            raise UserError(f"{out}/train_state.pt could not be written, is the disk full? What "
+                            f"was saved before is still there ({first_line(error)})") from None
+
+
+def read_state(out: Path, mmap: bool = False) -> dict:
+    """A saved state; `mmap`: its tensors are not read until they are used."""
+    path = out / "train_state.pt"
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+    except Exception as error:                           # of a damaged file it may be anything
+        raise broken_state(path, error) from None
+    if not isinstance(state, dict) or not isinstance(state.get("settings"), dict) or \
+            type(state.get("step")) is not int:
+        raise broken_state(path, "no step, or no settings")
+    return state
+
+
+def broken_state(path: Path, why: Exception | str) -> UserError:
+    return UserError(f"{path} is not a whole state of this run ({first_line(why)}); put the right "
+                     "one back, or delete it and begin anew without --resume")
+
+
+def first_line(error: Exception | str) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
 
 
 def load_state(out: Path, lora_source: nn.Module, optimizer: torch.optim.Optimizer) -> int:
     """The step to go on from; 0 where there is no saved state."""
-    if not (out / "train_state.pt").exists():
+    path = out / "train_state.pt"
+    if not path.exists():
         return 0
-    state = torch.load(out / "train_state.pt", map_location="cpu", weights_only=True)
-    lora_source.load_state_dict(state["lora_source"])
-    optimizer.load_state_dict(state["optimizer"])
+    state = read_state(out)
+    try:
+        lora_source.load_state_dict(state["lora_source"])
+        optimizer.load_state_dict(state["optimizer"])
+        for parameter, found in optimizer.state.items():
+            shapes = {name: found[name].shape for name in ("exp_avg", "exp_avg_sq")}
+            if set(shapes.values()) != {parameter.shape} or found["step"].numel() != 1:
+                raise ValueError(f"moments of {shapes} for {tuple(parameter.shape)}")
+    except (RuntimeError, LookupError, TypeError, ValueError, AttributeError) as error:
+        raise broken_state(path, error) from None
     return state["step"]
 
 

@@ -11,7 +11,8 @@ python train.py --mode lora $(test -e out/lora/config.json && echo --resume)
 # recon OUT N flags …: T2L learns to give the oracles, then both on N test inputs a task.
 recon() {
     python train.py --mode recon --loras out/lora --out "$1" "${@:3}"
-    python -m experiments.compare --loras out/lora --ckpt "$1" --eval-samples "$2"
+    python -m experiments.compare --loras out/lora --ckpt "$1" --out "$1" \
+        --eval-samples "$2"
 }
 nine() { recon "$1" 12 --max-tasks 9 --arch "$2" --steps "$3" "${@:4}"; }  # nine OUT ARCH STEPS flags …
 

@@ -1,4 +1,5 @@
 """A person's mistakes: one line that says what was found and what was expected, exit code 2."""
+import os
 import subprocess
 import sys
 
@@ -62,3 +63,18 @@ def test_numbers_that_make_no_sense(flag, value):
 def test_flags_that_a_mode_would_ignore(flags, said):
     with pytest.raises(UserError, match=said):
         train_tiny(*flags)
+
+
+def test_a_reader_that_leaves_does_not_stop_a_command():
+    """… | head -1: what is printed goes nowhere, without a word, and the command runs on."""
+    code = ("import sys; sys.path.insert(0, sys.argv[1])\nfrom utils.cli import run\n"
+            "def main():\n    for i in range(20_000): print(i, flush=not i % 100)\n"
+            "    print('done', file=sys.stderr)\nrun(main)")
+    read, write = os.pipe()
+    os.close(read)
+    try:
+        done = subprocess.run([sys.executable, "-c", code, str(ROOT)], stdout=write,
+                              stderr=subprocess.PIPE, text=True)
+    finally:
+        os.close(write)
+    assert (done.returncode, done.stderr) == (0, "done\n")

@@ -1,8 +1,17 @@
-"""No file is ever half-written."""
+"""No file is ever half-written, and nothing but the folder itself need be writable."""
+import os
+import subprocess
+import sys
+
+import numpy
 import pytest
+from conftest import ROOT
+from safetensors import safe_open
+from safetensors.numpy import save_file
 
-from utils.files import atomic_folder
-
+from utils.cli import UserError
+from utils.files import SCRATCH, atomic_folder, clear_scratch, lock_folder, unlock, write_json
+from utils.peft import sort_metadata
 
 pytestmark = pytest.mark.quick
 
@@ -13,3 +22,94 @@ def test_nothing_half_written_stays_behind(tmp_path):
             (scratch / "half").write_text("x")
             1 / 0
     assert list(tmp_path.iterdir()) == []
+
+
+def test_in_a_folder_that_exists_nothing_else_changes(tmp_path):
+    """Also where it is a link; what is stale goes with the files that replace it, no sooner."""
+    (tmp_path / "there").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "there")
+    for name in ("mine", "weights", "old", "kept"):
+        (tmp_path / "there" / name).write_text("before")
+    with atomic_folder(tmp_path / "link", stale=["old", "kept", "never"]) as scratch:
+        assert scratch.parent == tmp_path / "there"
+        (scratch / "weights").write_text("after")
+        (scratch / "kept").write_text("after")
+        (scratch / "new").write_text("after")
+        assert (tmp_path / "there" / "weights").read_text() == "before"
+        assert (tmp_path / "there" / "old").exists()
+    assert {f.name: f.read_text() for f in (tmp_path / "link").iterdir()} == {
+        "mine": "before", "weights": "after", "kept": "after", "new": "after"}
+    assert sorted(os.listdir(tmp_path)) == ["link", "there"]
+
+
+def test_what_describes_the_others_goes_first_and_comes_last(tmp_path, monkeypatch):
+    """An old config.json is never beside new weights, nor a new one beside old weights."""
+    def write(text: str) -> None:
+        with atomic_folder(tmp_path) as scratch:
+            for name in ("config.json", "adapter_config.json", "weights.bin"):
+                (scratch / name).write_text(text)
+    write("old")
+    seen, replace = [], os.replace
+
+    def watched(source, target):
+        seen.append({f.name: f.read_text() for f in tmp_path.iterdir() if f.is_file()})
+        replace(source, target)
+    monkeypatch.setattr(os, "replace", watched)
+    write("new")
+    assert seen == [{"weights.bin": "old"}, {"weights.bin": "new"},
+                    {"weights.bin": "new", "adapter_config.json": "new"}]
+
+
+@pytest.mark.parametrize("umask, mode", [(0o022, 0o644), (0o027, 0o640), (0o077, 0o600)])
+def test_files_are_as_readable_as_the_umask_says(umask, mode, tmp_path):
+    before = os.umask(umask)
+    try:
+        for _ in range(2):                                 # a new folder, and one that is there
+            with atomic_folder(tmp_path / "a") as scratch:
+                (scratch / "secret").write_text("x")
+                (scratch / "secret").chmod(0o600)           # as safetensors makes them
+        write_json(tmp_path / "a" / "x.json", {})
+    finally:
+        os.umask(before)
+    assert {f.stat().st_mode & 0o777 for f in (tmp_path / "a").iterdir()} == {mode}
+    assert (tmp_path / "a").stat().st_mode & 0o777 == 0o777 & ~umask
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no such locks there")
+def test_what_the_dead_left_is_cleared_and_what_the_living_write_is_not(tmp_path):
+    with atomic_folder(tmp_path / "a") as living:
+        code = ("import os, sys; sys.path.insert(0, sys.argv[1])\n"
+                "from utils.files import atomic_folder\n"
+                "with atomic_folder(sys.argv[2]) as scratch:\n"
+                "    (scratch / 'half').write_text('x'); os._exit(7)")
+        done = subprocess.run([sys.executable, "-c", code, str(ROOT), str(tmp_path / "b")])
+        assert done.returncode == 7 and len(list(tmp_path.glob(f"{SCRATCH}*/half"))) == 1
+        clear_scratch(tmp_path)
+        assert list(tmp_path.iterdir()) == [living]
+        assert lock_folder(living) is None
+    held = lock_folder(tmp_path / "a")
+    assert held and lock_folder(tmp_path / "a") is None
+    unlock(held)
+
+
+def test_a_file_in_place_of_a_folder(tmp_path):
+    (tmp_path / "a").write_text("mine")
+    with pytest.raises(UserError, match="a is a file"):
+        with atomic_folder(tmp_path / "a"):
+            pass
+
+
+def test_metadata_has_one_order(tmp_path):
+    """Whatever is in it; the tensors stay where they were."""
+    about = {"z": 'quotes " and \\ and \n', "a": "日本 é 🙂 \x7f\x01", "m": "", "b": "1", "c": "2"}
+    found = set()
+    for i in range(8):
+        path = tmp_path / f"{i}"
+        save_file({"w": numpy.arange(5.0), "v": numpy.ones(3)}, path, metadata=about)
+        size = path.stat().st_size
+        sort_metadata(path)
+        assert path.stat().st_size == size
+        found.add(path.read_bytes())
+    assert len(found) == 1
+    with safe_open(tmp_path / "0", "np") as file:
+        assert file.metadata() == about and file.get_tensor("w").tolist() == [0, 1, 2, 3, 4]

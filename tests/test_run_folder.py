@@ -1,8 +1,19 @@
-"""A run's folder: what is overwritten, what can be resumed, what is refused."""
-import pytest
-from conftest import TINY, command, refused, train_tiny
+"""A run's folder: what is overwritten, what can be resumed, what is refused, what a signal says."""
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
 
+import pytest
+import torch
+from conftest import ROOT, TINY, command, refused, train_tiny
+
+import train
 from utils.cli import UserError
+from utils.files import lock_folder, unlock
 
 pytestmark = pytest.mark.quick
 
@@ -48,3 +59,241 @@ def test_a_run_does_not_delete_what_it_starts_from(library, tiny_tasks, tmp_path
     with pytest.raises(UserError, match="the folder that this run writes"):
         train_tiny(*flags, "--init", tmp_path / "recon")
     assert (tmp_path / "recon" / "t2l.safetensors").exists()
+
+
+# --------------------------------------------------------------- nothing is lost or mixed
+
+@pytest.fixture
+def flags(tiny_tasks, tmp_path):
+    """A short run of train.py into tmp_path/run."""
+    return ["--mode", "mtlora", *TINY, "--dtype", "float32", "--tasks", tiny_tasks, "--steps", 6,
+            "--batch-size", 2, "--save-every", 2, "--eval-samples", 0, "--out", tmp_path / "run"]
+
+
+@pytest.fixture
+def unfinished(flags, tmp_path, monkeypatch):
+    """That run, cut off after it saved its state at step 4."""
+    save_state = train.save_state
+
+    def save_and_die(out, lora_source, optimizer, step, args):
+        save_state(out, lora_source, optimizer, step, args)
+        if step == 4:
+            raise SystemExit("dies")
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "save_state", save_and_die)
+        command("train", *flags)
+    return tmp_path / "run"
+
+
+def stops(module: str, *flags) -> str:
+    """The one line with which a command that had begun to work ends."""
+    done = command(module, *flags)
+    assert done.returncode == 2 and done.stderr.count("error: ") == 1, done.stderr
+    assert (last := done.stderr.splitlines()[-1]).startswith("error: "), done.stderr
+    return last
+
+
+def files_of(folder) -> dict[str, bytes]:
+    return {f.name: f.read_bytes() for f in folder.iterdir() if f.is_file()}
+
+
+def test_a_finished_run_stays_whole_until_the_next_one_is(flags, tmp_path, monkeypatch):
+    out = tmp_path / "run"
+    assert command("train", *flags).returncode == 0
+    (out / "results.json").write_text("{}")
+    before = files_of(out)
+
+    def die(*_):
+        raise SystemExit("dies")
+    with monkeypatch.context() as patch:                   # at the last step, with no state
+        patch.setattr(train.LoRATable, "save", die)
+        command("train", *flags, "--seed", 1, "--save-every", 0)
+    assert before.items() <= files_of(out).items()
+    assert set(files_of(out)) - set(before) == {"log_new.jsonl"}
+
+    done = command("train", *flags, "--seed", 1)
+    assert done.returncode == 0, done.stderr
+    after = files_of(out)
+    assert set(after) == set(before) - {"results.json"}     # they were of the earlier weights
+    assert all(after[name] != before[name] for name in ("log.jsonl", "adapter_model.safetensors"))
+
+
+@pytest.mark.parametrize("mode, name", [("sft", "config.json"), ("mtlora", "adapter_config.json"),
+                                        ("sft", "log.jsonl"), ("sft", "results.json"),
+                                        ("sft", "t2l.safetensors"),
+                                        ("lora", "alpha/adapter_config.json")])
+def test_what_no_run_wrote_is_not_overwritten(mode, name, flags, tmp_path):
+    file = tmp_path / "run" / name
+    file.parent.mkdir(parents=True)
+    file.write_text('{"hidden_size": 64}\n')
+    said = refused("train", *flags, "--mode", mode, "--batch-size", 8)
+    assert "no run wrote it" in said and file.read_text() == '{"hidden_size": 64}\n'
+    assert [str(f.relative_to(tmp_path / "run")) for f in (tmp_path / "run").rglob("*")
+            if f.is_file()] == [name]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no such locks there")
+@pytest.mark.parametrize("extra", [[], ["--resume"]])
+def test_a_second_run_in_a_folder_is_refused(extra, flags, unfinished):
+    held = lock_folder(unfinished)                          # as another process would
+    assert "another process trains into" in refused("train", *flags, *extra)
+    unlock(held)
+    assert command("train", *flags, "--resume").returncode == 0
+    unlock(held := lock_folder(unfinished))                 # nobody has it any more
+    assert held
+
+
+@pytest.mark.parametrize("change, said", [
+    (lambda state: state | {"settings": state["settings"] | {"seed": 5}}, "says seed = 5"),
+    (lambda state: state | {"settings": state["settings"] | {"lr": 1e-9}}, "says lr = 1e-09"),
+    (lambda state: {k: v for k, v in state.items() if k != "settings"}, "not a whole state"),
+    (lambda state: [state], "not a whole state"), (lambda state: "a text", "not a whole state"),
+    (lambda state: state | {"step": 7}, "not a whole state"),
+    (lambda state: state | {"lora_source": {}}, "not a whole state"),
+    (lambda state: state | {"optimizer": {"state": {}, "param_groups": [{}]}}, "not a whole"),
+    (lambda state: state | {"optimizer": state["optimizer"] | {"state": {0: {
+        name: torch.zeros(3) for name in ("step", "exp_avg", "exp_avg_sq")}}}}, "moments of")])
+def test_a_state_of_something_else_is_refused(change, said, flags, unfinished):
+    path = unfinished / "train_state.pt"
+    torch.save(change(torch.load(path, weights_only=True)), path)
+    before = files_of(unfinished)
+    assert said in stops("train", *flags, "--resume")
+    assert files_of(unfinished) == before
+
+
+@pytest.mark.parametrize("keep", [0, 1, 30, -1])
+def test_a_state_that_is_cut_off_is_refused(keep, flags, unfinished):
+    path = unfinished / "train_state.pt"
+    path.write_bytes(path.read_bytes()[:keep])
+    assert "begin anew without --resume" in refused("train", *flags, "--resume")
+
+
+@pytest.mark.parametrize("log, kept", [("", 0), ("{\n[1]\nnull\n7\n", 0), (None, 0),
+                                       ('{"step": 0, "grad_norm": 1}\n{"step": 1, "gra', 1)])
+def test_a_log_that_is_shorter_than_the_state(log, kept, flags, unfinished):
+    (unfinished / "log.jsonl").unlink()
+    if log is not None:
+        (unfinished / "log.jsonl").write_text(log)
+    done = command("train", *flags, "--resume")
+    assert done.returncode == 0 and f"has {kept} of the 4 steps" in done.stderr
+    steps = [json.loads(row)["step"]
+             for row in (unfinished / "log.jsonl").read_text().splitlines()]
+    assert steps == [*range(kept), 4, 5]
+
+
+def test_a_longer_run_names_the_way(flags, unfinished):
+    said = refused("train", *flags, "--resume", "--steps", 9)
+    assert "steps = 6" in said and "--init" in said
+    assert command("train", *flags, "--resume").returncode == 0
+    assert "--init" in refused("train", *flags, "--resume", "--steps", 9)
+
+
+def test_finished_it_says_but_there_are_no_weights(flags, tmp_path):
+    assert command("train", *flags).returncode == 0
+    (tmp_path / "run" / "adapter_model.safetensors").unlink()
+    assert "leave out --resume" in refused("train", *flags, "--resume")
+    assert command("train", *flags).returncode == 0
+    assert (tmp_path / "run" / "adapter_model.safetensors").exists()
+
+
+@pytest.mark.parametrize("every, way", [(1, "train_state.pt"), (0, "")])
+def test_after_a_divergence_the_way_out_is_true(every, way, flags, tmp_path):
+    bad = [*flags, "--mode", "sft", "--save-every", every]
+    said = stops("train", *bad, "--lr", 1e30)
+    assert "smaller --lr" in said and ("delete " + str(tmp_path / "run" / way) in said) == bool(way)
+    if way:
+        (tmp_path / "run" / way).unlink()
+    assert command("train", *bad, "--lr", 1e-3).returncode == 0
+
+
+def test_weights_that_the_last_step_made_infinite_are_not_saved(flags, tmp_path, monkeypatch):
+    def train_to_infinity(setup, args, log_file):
+        next(setup.lora_source.parameters()).data[0, 0, 0] = torch.inf
+        return 1
+    monkeypatch.setattr(train, "train", train_to_infinity)
+    said = stops("train", *flags)
+    assert "not finite" in said and "smaller --lr" in said
+    assert not (tmp_path / "run" / "adapter_model.safetensors").exists()
+
+
+# ------------------------------------------------------------------------------- signals
+
+def stopped(flags, number: int, ready) -> subprocess.CompletedProcess:
+    """train.py in a process of its own, sent a signal when ready()."""
+    run = subprocess.Popen([sys.executable, ROOT / "train.py", *map(str, flags)], text=True,
+                           stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=os.environ | {
+                               "OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1"})
+    end = time.monotonic() + 100
+    while run.poll() is None and not ready() and time.monotonic() < end:
+        time.sleep(0.02)
+    run.send_signal(number)
+    out, err = run.communicate(timeout=100)
+    return subprocess.CompletedProcess(flags, run.returncode, out, err)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="other signals there")
+@pytest.mark.parametrize("every, number", [(100_000, "SIGTERM"), (100_000, "SIGHUP"),
+                                           (0, "SIGINT")])
+def test_a_signal_saves_the_state_and_says_how_to_go_on(every, number, flags, tmp_path):
+    """Before the first state was due; and where none is kept, it says so."""
+    out = tmp_path / "run"
+    done = stopped([*flags, "--steps", 50_000, "--save-every", every], getattr(signal, number),
+                   lambda: (out / "log.jsonl").exists() and (out / "log.jsonl").stat().st_size)
+    last = done.stderr.splitlines()[-1]
+    assert done.returncode == 130 and "Traceback" not in done.stderr, done.stderr
+    assert last.startswith("interrupted: ") and (out / "train_state.pt").exists() == bool(every)
+    if every:
+        step = torch.load(out / "train_state.pt", weights_only=True)["step"]
+        assert f"after step {step} of 50000" in last and "--resume" in last
+        assert step == len((out / "log.jsonl").read_text().splitlines())
+    else:
+        assert "no state of this run is saved" in last and "--resume" not in last
+
+
+def test_interrupted_during_the_table(flags, tmp_path, monkeypatch):
+    """The weights are there; the command that it names, and --resume, give the table."""
+    out, report = tmp_path / "run", train.report
+
+    def stop(*_):
+        raise KeyboardInterrupt
+    monkeypatch.setattr(train, "report", stop)
+    done = command("train", *flags, "--eval-samples", 1)
+    assert done.returncode == 130 and "the weights are in" in done.stderr
+    words = done.stderr.split("for the table: python eval.py ")[1].split()
+    assert words[0] == "--ckpt" and not (out / "results.json").exists()
+    assert " ".join(words) in command("train", *flags, "--resume").stdout
+    monkeypatch.setattr(train, "report", report)
+    assert command("eval", *words, "--eval-samples", 1).returncode == 0
+    assert (out / "results.json").exists()
+    assert "table" not in command("train", *flags, "--resume").stdout
+
+
+def test_interrupted_oracles(tiny_tasks, tmp_path, monkeypatch):
+    flags = ["--mode", "lora", *TINY, "--tasks", tiny_tasks, "--steps", 2, "--batch-size", 8,
+             "--out", tmp_path / "lora"]
+    save_peft = train.save_peft
+
+    def save_and_stop(*given, **about):
+        save_peft(*given, **about)
+        raise KeyboardInterrupt
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "save_peft", save_and_stop)
+        done = command("train", *flags)
+    assert "holds 1 finished oracles" in done.stderr and "--resume" in done.stderr
+    first = next(tmp_path.glob("lora/*/adapter_model.safetensors"))
+    before = first.stat().st_mtime_ns
+    assert "1 oracles in" in command("train", *flags, "--resume").stdout
+    assert first.stat().st_mtime_ns == before
+
+
+def test_a_full_disk_keeps_the_last_state(flags, unfinished, monkeypatch):
+    before = (unfinished / "train_state.pt").read_bytes()
+    other = shutil.copytree(unfinished, unfinished.parent / "other")
+
+    def full(*_):
+        raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 576 vs 534")
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "save", full)
+        said = stops("train", *flags, "--resume", "--out", other)
+    assert "is the disk full?" in said and (other / "train_state.pt").read_bytes() == before
+    assert command("train", *flags, "--resume", "--out", other).returncode == 0

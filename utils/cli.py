@@ -10,7 +10,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
@@ -64,6 +64,7 @@ def run(main: Callable[[], None]) -> None:
     try:
         with on_interrupt(interrupt):
             main()
+        sys.stdout.flush()
     except (UserError, OSError) as error:           # a full disk, a folder that is not yours …
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
@@ -71,7 +72,8 @@ def run(main: Callable[[], None]) -> None:
         print(": ".join(["interrupted", *map(str, stop.args)]), file=sys.stderr)
         sys.exit(130)
     finally:
-        sys.stdout.flush()
+        with suppress(OSError):
+            sys.stdout.flush()
         sys.stdout, sys.stderr = streams
 
 

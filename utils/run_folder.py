@@ -107,7 +107,7 @@ def is_finished(args: argparse.Namespace, out: Path) -> bool:
     finished = not (out / "train_state.pt").exists() and recorded(out).get("finished")
     if finished:
         print(f"{out} is finished: {args.steps} steps of {args.mode}"
-              + ("" if (out / "results.json").exists() or args.mode == "lora" else
+              + ("" if args.mode == "lora" or any((out / name).exists() for name in RESULTS) else
                  f"; for the table: {table_command(args, out)}"))
     return bool(finished)
 
@@ -174,9 +174,12 @@ def start_run(args: argparse.Namespace, out: Path, library: list[str] | None = N
 
 
 @contextmanager
-def finish_run(out: Path) -> Iterator[Path]:
+def finish_run(out: Path, lora_source: nn.Module) -> Iterator[Path]:
     """A scratch folder for the run's weights and config.json. At the end they and the log take the
-    place of an earlier run's, whose results go; and last the state goes."""
+    place of an earlier run's, whose results go; and last the state goes. UserError where the last
+    step made the weights infinite."""
+    if not all(w.isfinite().all() for w in lora_source.parameters()):
+        raise smaller_lr(out, "after the last step the weights hold numbers that are not finite")
     with atomic_folder(out, stale=(*WEIGHTS, "adapter_config.json", *RESULTS)) as scratch:
         yield scratch
         if (out / "log_new.jsonl").exists():
@@ -212,12 +215,16 @@ def table_command(args: argparse.Namespace, out: Path) -> str:
 
 
 def diverged(out: Path, step: int, loss: float, norm: float) -> UserError:
-    """The loss is no number any more: what to do, which depends on what the run has saved."""
+    """The loss is no number any more."""
+    return smaller_lr(out, f"step {step}: loss {loss}, gradient norm {norm}")
+
+
+def smaller_lr(out: Path, what: str) -> UserError:
+    """`what` is wrong, and what to do about it: that depends on what the run has saved."""
     state = out / "train_state.pt"
     way = f"delete {state}, which holds this run, or choose another --out" if state.exists() else \
         "choose another --out" if recorded(out).get("mode") == "lora" else ""
-    return UserError(f"step {step}: loss {loss}, gradient norm {norm}; try a smaller --lr"
-                     + (f"; for that, {way}" if way else ""))
+    return UserError(f"{what}; try a smaller --lr" + (f"; for that, {way}" if way else ""))
 
 
 def check_same_t2l(path: str, found: dict, wanted: dict) -> None:
@@ -239,8 +246,9 @@ def step_lines(path: Path) -> list[tuple[int, str]]:
     found = []
     for line in text.splitlines(True):
         with suppress(ValueError, LookupError, TypeError, RecursionError):
-            if line.endswith("\n") and type(step := json.loads(line)["step"]) is int:
-                found.append((step, line))
+            row = json.loads(line)
+            if line.endswith("\n") and "grad_norm" in row and type(row["step"]) is int:
+                found.append((row["step"], line))
     return found
 
 
@@ -315,8 +323,8 @@ def read_state(out: Path, mmap: bool = False) -> dict:
     except Exception as error:                           # of a damaged file it may be anything
         raise broken_state(path, error) from None
     if not isinstance(state, dict) or not isinstance(state.get("settings"), dict) or \
-            type(state.get("step")) is not int:
-        raise broken_state(path, "no step, or no settings")
+            state.get("step") not in range(1, 1 + state["settings"].get("steps", 0)):
+        raise broken_state(path, "no settings, or no step of theirs")
     return state
 
 

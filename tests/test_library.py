@@ -12,7 +12,8 @@ from data.tasks import Sample, draw_tasks
 from lora import LoRA, load_peft, map_lora, save_peft
 from train import recon_loss
 from utils.cli import UserError
-from utils.library import ReconTargets, canonical, delta_error, delta_l1, stack_loras
+from utils.library import (ReconTargets, canonical, delta_error, delta_l1, load_library,
+                           stack_loras)
 
 pytestmark = pytest.mark.quick
 
@@ -45,6 +46,15 @@ def test_canonical_of_a_lora_that_does_nothing_is_finite():
     zero = canonical((A, {m: torch.zeros_like(w) for m, w in B.items()}))
     assert all(w.isfinite().all() for side in zero for w in side.values())
     assert all(w.abs().max() < 1e-6 for w in delta(zero).values())
+
+
+def test_a_library_has_no_hidden_adapters(tmp_path):
+    """What begins with "." is no adapter: a killed command's scratch, whole or not."""
+    lora = random_lora()
+    for name in ("one", "two", ".part-0123", ".one.ab12"):
+        save_peft(tmp_path / name, *lora)
+    (tmp_path / ".part-4567").mkdir()
+    assert list(load_library(tmp_path)[0]) == ["one", "two"]
 
 
 @pytest.mark.parametrize("rows", [3, 64])

@@ -3,6 +3,7 @@
 Order: errors, the parser, how a command runs, the flags of train.py and what contradicts itself.
 """
 import argparse
+import errno
 import os
 import random
 import signal
@@ -66,7 +67,8 @@ def run(main: Callable[[], None]) -> None:
             main()
         sys.stdout.flush()
     except (UserError, OSError) as error:           # a full disk, a folder that is not yours …
-        print(f"error: {error}", file=sys.stderr)
+        full = getattr(error, "errno", None) == errno.ENOSPC
+        print(f"error: {error}" + full * "; make room, then start it again", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt as stop:
         print(": ".join(["interrupted", *map(str, stop.args)]), file=sys.stderr)

@@ -69,8 +69,8 @@ def open_run(args: argparse.Namespace, out: Path) -> Iterator[bool]:
     """Whether the run is finished already, and says so. Its folder is locked as long; a run that is
     interrupted says what is saved and how to go on. UserError where it cannot be begun or gone on
     with."""
+    before = config_time(out)
     try:
-        before = config_time(out)
         yield is_finished(args, out)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(way_on(args, out, config_time(out) != before)) from None
@@ -126,7 +126,8 @@ def check_new(args: argparse.Namespace, out: Path) -> None:
     others = [out / name for name in FILES if (out / name).exists()]
     if args.mode == "lora":
         others += [path.parent for path in sorted(out.glob("*/adapter_config.json"))]
-    if others and not mode and not step_lines(out / "log.jsonl"):
+    cut_off = not (out / "config.json").exists() and step_lines(out / "log.jsonl")   # a run's end
+    if others and not mode and not cut_off:
         raise UserError(f"{others[0]} is there, but no run wrote it; choose another --out, or "
                         "move it away")
 

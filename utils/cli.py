@@ -3,6 +3,7 @@
 Order: errors, the parser, how a command runs, the flags of train.py and what contradicts itself.
 """
 import argparse
+import os
 import random
 import sys
 import warnings
@@ -52,7 +53,10 @@ class Parser(argparse.ArgumentParser):
 
 def run(main: Callable[[], None]) -> None:
     """Run a command. A UserError becomes one line on stderr and exit code 2, without a traceback;
-    a warning becomes one line, too."""
+    a warning becomes one line, too. What a console or file cannot show is written as \\u65e5."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
     warnings.formatwarning = lambda message, *_: f"warning: {message}\n"
     try:
         main()
@@ -61,6 +65,20 @@ def run(main: Callable[[], None]) -> None:
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit("interrupted")
+
+
+def typed_text(given: str) -> str:
+    """A text of the command line; a path stays as it is, for it may be any bytes.
+
+    Bytes that the locale does not know, which Python hands on as surrogates, are read as UTF-8, or
+    else as cp1252: a Latin-1 terminal's.
+    """
+    try:
+        return os.fsencode(given).decode("utf-8")
+    except UnicodeDecodeError:
+        return os.fsencode(given).decode("cp1252", "replace")
+    except UnicodeEncodeError:                       # Windows: half a surrogate pair
+        return given.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def check_device(device: str) -> None:
@@ -106,8 +124,8 @@ def check_description(text: str, n_tokens: int, limit: int) -> None:
 def t2l_flags(modules: Iterable[str]) -> Parser:
     parser = Parser("Turn a task description into a LoRA adapter.")
     add = parser.add_argument
-    add("description", help="what the adapted model shall do, in English")
-    add("--prompt", action="append", default=[],
+    add("description", type=typed_text, help="what the adapted model shall do, in English")
+    add("--prompt", type=typed_text, action="append", default=[],
         help="an input to answer with and without the adapter; may be repeated")
     parser.folder("--out", "write the adapter as a PEFT folder", "it is not kept")
     parser.folder("--merged", "write the whole model with the adapter merged in", "it is not")

@@ -7,10 +7,12 @@ A task file is JSON in the schema of Super-NaturalInstructions: `Definition`, `I
 output: [accepted answers]}] and, optionally, `Descriptions` (wordings of what the task asks),
 `Split` {train, test} (the first so many instances, then the next) and `Description Split`
 (likewise). `splits.json` beside the folder names the tasks that are kept from training:
-{"unseen": […], "validation": […]}.
+{"unseen": […], "validation": […]}. Instances without an input or an answer are left out, and test
+instances that are trained on, too; a warning counts them.
 """
 import re
 import warnings
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -73,25 +75,26 @@ def load_suite(folder: str | Path | None = None) -> Suite:
 
 def divide(tasks: dict[str, Task], splits: dict, where: str, path: Path) -> Suite:
     """A suite of `tasks`; `splits`, read from `path`, names those that are not trained on."""
-    parts: dict[str, list[Task]] = {}
-    others: list[str] = []
-    for part in ("validation", "unseen"):
-        names = splits.get(part, [])
+    # Which tasks are kept from training.
+    named = {part: splits.get(part, []) for part in ("validation", "unseen")}
+    for part, names in named.items():
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
             raise UserError(f"{path}: expected a list of task names as {part!r}, found {names!r}")
-        names = [composed(name) for name in names]
-        for name in names:
-            if name not in tasks:
-                raise UserError(f"{path} names {name}, which is not in {where}")
-        if len({*names, *others}) < len(names) + len(others):
-            raise UserError(f"{path} names a task twice, as {part!r} or as both \"validation\" "
-                            "and \"unseen\"; name it once")
-        parts[part], others = [tasks[name] for name in names], names
-    kept_out = {task.name for tasks_of in parts.values() for task in tasks_of}
-    train = [task for name, task in tasks.items() if name not in kept_out and task.train]
+    kept = Counter(composed(name) for names in named.values() for name in names)
+    for name, times in kept.items():
+        if name not in tasks:
+            raise UserError(f"{path} names {name}, which is not in {where}")
+        if times > 1:
+            raise UserError(f"{path} names {name} {times} times; name it once")
+        if not tasks[name].test:
+            warnings.warn(f"{path} keeps {name} from training, but it has no test instance")
+
+    # The others are trained on.
+    train = [task for name, task in tasks.items() if name not in kept and task.train]
     if not train:
         raise UserError(f"{where}: no task is left to train on")
-    return Suite(train, **parts)
+    return Suite(train, **{part: [tasks[composed(name)] for name in names]
+                           for part, names in named.items()})
 
 
 def paper_tasks(files: list[Path]) -> tuple[list[Path], dict]:
@@ -129,6 +132,8 @@ def load_task(path: Path) -> Task:
     except (KeyError, TypeError, ValueError, OverflowError):
         raise UserError(f"{path}: expected \"Split\": {{\"train\": 320, \"test\": 80}} and "
                         "\"Description Split\": {\"train\": 20}, or neither") from None
+    if n + m > len(pairs):
+        warnings.warn(f"{path}: \"Split\" counts {n + m} instances, the file has {len(pairs)}")
     train, test = ([pair for pair in part if pair] for part in (pairs[:n], pairs[n:n + m]))
 
     # What is trained on is no test.

@@ -32,11 +32,12 @@ from pathlib import Path
 from utils.cli import UserError
 
 NOBODY, START = 65534, 60          # root's code runs as this user; seconds in which Python starts
+ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}     # else numpy fails to load
 
 # The program of the child. What it uses after the answer's code is bound before it. In Linux a user
 # other than root needs the capability to read (number 2) where Python is in root's home folder.
 DRIVER = f"""
-import ctypes, json, os, resource, sys, types
+import ctypes, json, os, resource, signal, sys, types
 
 def leave_root():
     libc = ctypes.CDLL(None)
@@ -60,6 +61,7 @@ def main(compile=compile, exec=exec, loads=json.loads, write=os.write):
     for name, limit in (("CPU", seconds), ("AS", memory), ("FSIZE", 1 << 20), ("NPROC", 0),
                         ("CORE", 0)):
         resource.setrlimit(getattr(resource, "RLIMIT_" + name), (limit, limit))
+    signal.alarm(3 * seconds)                            # should nobody be there to end it
     readline = open(fd, "rb", closefd=False).readline
 
     def ask():
@@ -98,7 +100,7 @@ def tests_pass(programs: list[str], tests: str, seconds: int, megabytes: int) ->
         child = subprocess.Popen(
             [sys.executable, "-I", "-c", DRIVER, *map(str, (theirs.fileno(), seconds,
                                                            megabytes << 20))],
-            cwd=folder, env={}, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+            cwd=folder, env=ONE_THREAD, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL, pass_fds=[theirs.fileno()], start_new_session=True)
         theirs.close()
 

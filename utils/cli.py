@@ -6,6 +6,7 @@ import argparse
 import os
 import random
 import sys
+import unicodedata
 import warnings
 from collections.abc import Callable, Iterable
 
@@ -79,6 +80,11 @@ def typed_text(given: str) -> str:
         return os.fsencode(given).decode("cp1252", "replace")
     except UnicodeEncodeError:                       # Windows: half a surrogate pair
         return given.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def task_name(given: str) -> str:
+    """A task's name, composed as load_suite has it."""
+    return unicodedata.normalize("NFC", typed_text(given))
 
 
 def check_device(device: str) -> None:
@@ -208,7 +214,7 @@ def train_flags(defaults: dict[str, dict], heads: Iterable[str]) -> Parser:
     parser.folder("--out", "the run's folder", "out/MODE")
     parser.folder("--loras", "recon: a folder of PEFT folders named as tasks", "none")
     parser.folder("--init", "sft, recon: start from this T2L", "a fresh one")
-    add("--task", nargs="+", metavar="NAME", help="lora, recon: these tasks only%(default).0s")
+    add("--task", nargs="+", type=task_name, metavar="NAME", help="lora, recon: these tasks only%(default).0s")
     add("--max-tasks", type=int, metavar="N", help="lora, recon: as many tasks, of a fixed draw "
         "(default: lora 64, recon all)%(default).0s")
 

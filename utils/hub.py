@@ -35,7 +35,7 @@ from utils.cli import UserError
 from utils.files import read_json
 
 TROUBLE = (urllib.error.URLError, http.client.HTTPException, OSError, ValueError, KeyError,
-           TypeError)
+           TypeError, RecursionError)
 TRIES, PAUSE, BLOCK = 4, 2.0, 1 << 20
 SNI = "https://github.com/allenai/natural-instructions"
 

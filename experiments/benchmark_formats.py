@@ -104,6 +104,9 @@ def load_benchmark(path: str | Path, prompts: str | Path | None = None) -> list[
             continue
         try:
             fields = READERS[name](parse_json(line, f"{path}, line {i},"))
+            for key, text in fields.items():
+                if not isinstance(text, str if key != "texts" else tuple):
+                    raise TypeError(f"its {key} is {text!r}, no text")
             prompt = re.sub(r"\{(\w+)\}", lambda m: fields[m[1]], template)
         except (KeyError, IndexError, TypeError, ValueError, AttributeError,
                 OverflowError) as error:

@@ -214,7 +214,8 @@ def train_flags(defaults: dict[str, dict], heads: Iterable[str]) -> Parser:
     parser.folder("--out", "the run's folder", "out/MODE")
     parser.folder("--loras", "recon: a folder of PEFT folders named as tasks", "none")
     parser.folder("--init", "sft, recon: start from this T2L", "a fresh one")
-    add("--task", nargs="+", type=task_name, metavar="NAME", help="lora, recon: these tasks only%(default).0s")
+    add("--task", nargs="+", type=task_name, metavar="NAME",
+        help="lora, recon: these tasks only%(default).0s")
     add("--max-tasks", type=int, metavar="N", help="lora, recon: as many tasks, of a fixed draw "
         "(default: lora 64, recon all)%(default).0s")
 

@@ -230,7 +230,7 @@ def test_an_unseen_task_that_repeats_a_trained_one_is_reported(tiny_tasks, recwa
 
 @pytest.mark.quick
 @pytest.mark.parametrize("splits, said", [
-    ({"unseen": 1}, "list of task names as 'unseen', found 1"), ({"unseen": "gamma"}, "found 'gamma"),
+    ({"unseen": 1}, "list of task names as 'unseen'"), ({"unseen": "gamma"}, "found 'gamma"),
     ({"validation": None}, "as 'validation', found None"), ({"unseen": [["gamma"]]}, "list of"),
     ({"unseen": ["gamma", "gamma"]}, "names gamma 2 times"),
     ({"unseen": ["gamma"], "validation": ["gamma"]}, "names gamma 2 times")])

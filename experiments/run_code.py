@@ -158,7 +158,7 @@ def remove_tree(folder: Path) -> None:
                 path.chmod(0o700)
                 for inner in os.listdir(path):
                     if stat.S_ISDIR((path / inner).lstat().st_mode):
-                        (path / inner).chmod(0o700)      # to move a folder, one must may write it
+                        (path / inner).chmod(0o700)      # a folder that moves must be writable
                     (path / inner).rename(folder / f"{prefix}{n}")
                     n += 1
                 path.rmdir()

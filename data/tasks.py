@@ -122,8 +122,8 @@ def hold_out(task: Task, at_most: int) -> tuple[Task, list[Sample]]:
     of them. One that stands there twice counts once. UserError for a task of fewer than five."""
     train = tuple(dict.fromkeys(task.train))
     if len(train) < 5:
-        raise UserError(f"{task.name} has {len(train)} different training instances; an oracle "
-                        "needs at least 5, a fifth of them to choose its best step")
+        raise UserError(f"{task.name} has {len(train)} training instances; an oracle needs at "
+                        "least 5, a fifth of them to choose its best step")
     n = min(at_most, len(train) // 5)
     return replace(task, train=train[:-n]), [
         Sample(task.name, task.descriptions[0], text, answers) for text, answers in train[-n:]]

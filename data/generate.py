@@ -25,12 +25,12 @@ from pathlib import Path
 
 from data.complaints import MIN_WORDINGS, complaints, overlap
 from utils.cli import Parser, UserError, run
-from utils.files import atomic_folder
+from utils.files import atomic_folder, listed, read_text
 from data.kinds import TASKS, TaskSpec
 from data.tasks import Pair, Task
 
 FOLDER, SPLITS = Path(__file__).parent / "kinds", Path(__file__).parent / "splits.json"
-KINDS = sorted(path.stem for path in FOLDER.glob("*.txt"))
+KINDS = [path.stem for path in listed(FOLDER, "*.txt")]
 PYTHON = ".".join(platform.python_version_tuple()[:2])
 N_TRAIN, N_TEST = 320, 80                   # instances of a task, at most
 N_HELD_OUT = 8                              # wordings of a task that are for evaluation only
@@ -45,7 +45,7 @@ def is_test(text: str) -> bool:
 
 def all_specs() -> dict[str, TaskSpec]:
     """What every task is made of, by name in alphabetical order; imports all of data/kinds."""
-    for path in FOLDER.glob("*.py"):
+    for path in listed(FOLDER, "*.py"):
         importlib.import_module(f"data.kinds.{path.stem}")
     return dict(sorted(TASKS.items()))
 
@@ -53,7 +53,7 @@ def all_specs() -> dict[str, TaskSpec]:
 def read_wordings(kind: str) -> dict[str, list[str]]:
     """kinds/<kind>.txt: a line `== name` opens a task, every other line is one wording."""
     found: dict[str, list[str]] = {}
-    for line in (FOLDER / f"{kind}.txt").read_text(encoding="utf-8").splitlines():
+    for line in read_text(FOLDER / f"{kind}.txt").splitlines():
         line = line.strip()
         if line.startswith("== "):
             lines = found.setdefault(f"{kind}_{line[3:].strip()}", [])
@@ -102,13 +102,16 @@ def default_tasks() -> dict[str, Task]:
 # ------------------------------------------------------------------------- splits and digests
 
 def draw_splits(specs: dict[str, TaskSpec]) -> dict[str, list[str]]:
-    """Unseen and validation tasks: a seeded draw within each kind, look-ups left out."""
+    """Unseen and validation tasks: a seeded draw within each kind, look-ups left out. Of a small
+    kind at most a third are drawn, two of three as unseen: most of every kind is trained on."""
     splits: dict[str, list[str]] = {"unseen": [], "validation": []}
     for kind in KINDS:
         names = [n for n, spec in specs.items() if spec.kind == kind and not spec.lookup]
-        drawn = random.Random(f"{SEED} {kind}").sample(names, min(len(names), UNSEEN + VALIDATION))
-        splits["unseen"] += sorted(drawn[:UNSEEN])
-        splits["validation"] += sorted(drawn[UNSEEN:])
+        n = min(len(names) // 3, UNSEEN + VALIDATION)
+        n_unseen = round(n * UNSEEN / (UNSEEN + VALIDATION))
+        drawn = random.Random(f"{SEED} {kind}").sample(names, n)
+        splits["unseen"] += sorted(drawn[:n_unseen])
+        splits["validation"] += sorted(drawn[n_unseen:])
     return splits
 
 
@@ -239,7 +242,7 @@ def write(folder: Path) -> None:
     """--write: UserError where folder/tasks holds tasks of another suite, which would be read, too.
     No digest is checked: this is how data/splits.json is made anew."""
     tasks, specs = default_tasks(), all_specs()
-    for name in sorted({path.stem for path in (folder / "tasks").glob("*.json")} - tasks.keys()):
+    for name in sorted({path.stem for path in listed(folder / "tasks", "*.json")} - tasks.keys()):
         raise UserError(f"{folder / 'tasks'} holds {name}.json, which is no task of the built-in "
                         "suite; name a new folder")
     with atomic_folder(folder / "tasks") as scratch:

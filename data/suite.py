@@ -7,17 +7,19 @@ A task file is JSON in the schema of Super-NaturalInstructions: `Definition`, `I
 output: [accepted answers]}] and, optionally, `Descriptions` (wordings of what the task asks),
 `Split` {train, test} (the first so many instances, then the next) and `Description Split`
 (likewise). `splits.json` beside the folder names the tasks that are kept from training:
-{"unseen": […], "validation": […]}.
+{"unseen": […], "validation": […]}. Instances without an input or an answer are left out, and test
+instances that are trained on, too; a warning counts them.
 """
 import re
 import warnings
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
 from data import generate
-from data.tasks import Sample, Suite, Task, message
+from data.tasks import Pair, Sample, Suite, Task, message
 from utils.cli import UserError
-from utils.files import read_json
+from utils.files import composed, listed, read_json
 from utils.tokenizer import Tokenizer
 
 
@@ -41,9 +43,11 @@ def load_suite(folder: str | Path | None = None) -> Suite:
 
     # Which files.
     folder = Path(folder)
-    if (folder / "tasks").is_dir() and {p.name for p in folder.glob("*.json")} <= {"splits.json"}:
+    clone = (folder / "splits" / "default").is_dir()
+    if (folder / "tasks").is_dir() and (
+            clone or {path.name for path in listed(folder, "*.json")} <= {"splits.json"}):
         folder = folder / "tasks"
-    files, beside = sorted(folder.glob("*.json")), folder.parent / "splits.json"
+    files, beside = listed(folder, "*.json"), folder.parent / "splits.json"
     splits = None
     if beside.exists():
         splits = read_json(beside)
@@ -54,24 +58,43 @@ def load_suite(folder: str | Path | None = None) -> Suite:
                         "Super-NaturalInstructions (see data/suite.py)")
 
     # Read and divide them.
-    tasks = {path.stem: load_task(path) for path in files}
-    if splits is None:
-        warnings.warn(f"no {beside}: every task is trained on, none is left to test as unseen")
-    return divide(tasks, splits or {}, str(folder), beside)
+    tasks = {}
+    for path in files:
+        task = load_task(path)
+        if task.name in tasks:
+            raise UserError(f"{folder} holds two files named {task.name}.json, which differ only "
+                            "in how an accent is stored; rename one")
+        tasks[task.name] = task
+    if not splits or not splits.keys() & {"unseen", "validation"}:
+        said = f"no {beside}" if splits is None else f"{beside} names no task as \"unseen\""
+        warnings.warn(f"{said}: every task is trained on, none is left to test as unseen")
+    suite = divide(tasks, splits or {}, str(folder), beside)
+    report_overlap(suite)
+    return suite
 
 
 def divide(tasks: dict[str, Task], splits: dict, where: str, path: Path) -> Suite:
     """A suite of `tasks`; `splits`, read from `path`, names those that are not trained on."""
-    tasks, parts = dict(tasks), {}
-    for part in ("validation", "unseen"):
-        names = splits.get(part, [])
-        for name in set(names) - set(tasks):
+    # Which tasks are kept from training.
+    named = {part: splits.get(part, []) for part in ("validation", "unseen")}
+    for part, names in named.items():
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise UserError(f"{path}: expected a list of task names as {part!r}, found {names!r}")
+    kept = Counter(composed(name) for names in named.values() for name in names)
+    for name, times in kept.items():
+        if name not in tasks:
             raise UserError(f"{path} names {name}, which is not in {where}")
-        parts[part] = [tasks.pop(name) for name in names]
-    train = [task for task in tasks.values() if task.train]
+        if times > 1:
+            raise UserError(f"{path} names {name} {times} times; name it once")
+        if not tasks[name].test:
+            warnings.warn(f"{path} keeps {name} from training, but it has no test instance")
+
+    # The others are trained on.
+    train = [task for name, task in tasks.items() if name not in kept and task.train]
     if not train:
         raise UserError(f"{where}: no task is left to train on")
-    return Suite(train, **parts)
+    return Suite(train, **{part: [tasks[composed(name)] for name in names]
+                           for part, names in named.items()})
 
 
 def paper_tasks(files: list[Path]) -> tuple[list[Path], dict]:
@@ -92,34 +115,76 @@ def load_task(path: Path) -> Task:
     Without `Split` the last fifth of the instances is for testing; without `Description Split` up
     to eight of the wordings, at most a third; a task with one wording is tested with that one.
     """
-    # Wordings and instances.
     raw = read_json(path)
     lines = as_texts(raw.get("Descriptions") or raw.get("Definition"), path,
                      "\"Definition\" (or \"Descriptions\")")
-    rows = raw.get("Instances")
-    if not rows or not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise UserError(f"{path} has no \"Instances\": expected a list of "
-                        "{\"input\": \"…\", \"output\": [\"…\"]}")
-    pairs = []
-    for i, row in enumerate(rows):
-        if not isinstance(row.get("input"), str):
-            raise UserError(f"{path}: instance {i} lacks a text \"input\"")
-        answers = as_texts(row.get("output"), path, f"instance {i}'s output")
-        pairs.append((row["input"], tuple(answers)))
+    pairs = read_pairs(raw.get("Instances"), path)
 
-    # What of them is for training.
+    # What of them is for training; an instance that is left out keeps its place in the count.
     n_test, n_held = round(TEST_SHARE * len(pairs)), min(8, len(lines) // 3)
     split = raw.get("Split", {"train": len(pairs) - n_test, "test": n_test})
     wordings = raw.get("Description Split", {"train": len(lines) - n_held})
     try:
-        n, m, k = int(split["train"]), int(split["test"]), int(wordings["train"])
-        if min(n, m) < 0 or k < 1:
+        given = split["train"], split["test"], wordings["train"]
+        n, m, k = map(int, given)
+        if min(n, m) < 0 or k < 1 or (n, m, k) != given:
             raise ValueError
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, OverflowError):
         raise UserError(f"{path}: expected \"Split\": {{\"train\": 320, \"test\": 80}} and "
                         "\"Description Split\": {\"train\": 20}, or neither") from None
-    return Task(path.stem, tuple(pairs[:n]), tuple(pairs[n:n + m]),
-                tuple(lines[:k]), tuple(lines[k:] or lines))
+    if n + m > len(pairs):
+        warnings.warn(f"{path}: \"Split\" counts {n + m} instances, the file has {len(pairs)}")
+    train, test = ([pair for pair in part if pair] for part in (pairs[:n], pairs[n:n + m]))
+
+    # What is trained on is no test.
+    known = {(text, answer) for text, answers in train for answer in answers}
+    fresh = [pair for pair in test if not trained_on(pair, known)]
+    if len(fresh) < len(test):
+        warnings.warn(f"{path}: left out {len(test) - len(fresh)} of {len(test)} test instances, "
+                      "which are among the training instances, too")
+    held_out = [line for line in lines[k:] if line not in lines[:k]]
+    return Task(composed(path.stem), tuple(train), tuple(fresh), tuple(lines[:k]),
+                tuple(held_out or lines))
+
+
+def trained_on(pair: Pair, known: set[tuple[str, str]]) -> bool:
+    return any((pair[0], answer) in known for answer in pair[1])
+
+
+def read_pairs(rows, path: Path) -> list[Pair | None]:
+    """A task file's instances; None for one without an input or an answer, and a warning. UserError
+    where half of them are so: then it is the file that is wrong."""
+    if not isinstance(rows, list) or not any(isinstance(row, dict) for row in rows):
+        raise UserError(f"{path} has no \"Instances\": expected a list of "
+                        "{\"input\": \"…\", \"output\": [\"…\"]}")
+    pairs: list[Pair | None] = []
+    bad = []
+    for i, row in enumerate(rows):
+        try:
+            if not isinstance(row, dict) or not isinstance(row.get("input"), str):
+                raise UserError(f"{path}: instance {i} lacks a text \"input\"")
+            answers = as_texts(row.get("output"), path, f"instance {i}'s output")
+            pairs.append((row["input"], tuple(answers)))
+        except UserError as error:
+            bad.append(error)
+            pairs.append(None)
+    if 2 * len(bad) >= len(rows):
+        raise bad[0]
+    if bad:
+        warnings.warn(f"left out {len(bad)} of {len(rows)} instances; the first: {bad[0]}")
+    return pairs
+
+
+def report_overlap(suite: Suite) -> None:
+    """A warning where a test instance of one task is a training instance of another."""
+    known = {(text, answer) for task in suite.train for text, answers in task.train
+             for answer in answers}
+    shared = {name: n for name, task in suite.by_name().items()
+              if (n := sum(trained_on(pair, known) for pair in task.test))}
+    if shared:
+        warnings.warn(f"{sum(shared.values())} test instances of {len(shared)} tasks, among them "
+                      f"{max(shared, key=shared.__getitem__)}, are training instances of another "
+                      "task, with the same answer")
 
 
 def as_texts(found, path: Path, what: str) -> list[str]:

@@ -119,13 +119,14 @@ def test_samples(tasks: list[Task], per_task: int,
 
 def hold_out(task: Task, at_most: int) -> tuple[Task, list[Sample]]:
     """The task without its last training instances, and those as samples to validate with: a fifth
-    of them. UserError for a task of fewer than five."""
-    if len(task.train) < 5:
-        raise UserError(f"{task.name} has {len(task.train)} training instances; an oracle needs at "
+    of them. One that stands there twice counts once. UserError for a task of fewer than five."""
+    train = tuple(dict.fromkeys(task.train))
+    if len(train) < 5:
+        raise UserError(f"{task.name} has {len(train)} training instances; an oracle needs at "
                         "least 5, a fifth of them to choose its best step")
-    n = min(at_most, len(task.train) // 5)
-    return replace(task, train=task.train[:-n]), [
-        Sample(task.name, task.descriptions[0], text, answers) for text, answers in task.train[-n:]]
+    n = min(at_most, len(train) // 5)
+    return replace(task, train=train[:-n]), [
+        Sample(task.name, task.descriptions[0], text, answers) for text, answers in train[-n:]]
 
 
 def mean_length(task: Task) -> float:

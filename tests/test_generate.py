@@ -141,3 +141,15 @@ def test_a_best_constant_is_the_answer_that_is_right_most_often():
 def test_answers_with_outer_spaces_are_refused():
     with pytest.raises(ValueError, match="x: '0' has .* outer spaces"):
         generate.make_pairs("x", TaskSpec("x", range(3), lambda n: " a", lookup=False))
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize("n, unseen, validation", [(1, 0, 0), (2, 0, 0), (3, 1, 0), (6, 1, 1),
+                                                   (9, 2, 1), (17, 3, 2), (18, 4, 2), (50, 4, 2)])
+def test_most_of_a_small_kind_is_trained_on(n, unseen, validation, monkeypatch):
+    monkeypatch.setattr(generate, "KINDS", ["small"])
+    specs = {f"small_{i}": TaskSpec("small", range(9), str, lookup=i >= n) for i in range(n + 3)}
+    splits = generate.draw_splits(specs)
+    drawn = splits["unseen"] + splits["validation"]
+    assert (len(splits["unseen"]), len(splits["validation"])) == (unseen, validation)
+    assert len(set(drawn)) == len(drawn) and not any(specs[name].lookup for name in drawn)

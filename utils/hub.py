@@ -28,12 +28,14 @@ import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
+from safetensors import SafetensorError, safe_open
 from tqdm import tqdm
 
 from utils.cli import UserError
+from utils.files import read_json
 
 TROUBLE = (urllib.error.URLError, http.client.HTTPException, OSError, ValueError, KeyError,
-           TypeError)
+           TypeError, RecursionError)
 TRIES, PAUSE, BLOCK = 4, 2.0, 1 << 20
 SNI = "https://github.com/allenai/natural-instructions"
 
@@ -152,7 +154,7 @@ def checksum(path: Path, size: int, digest: str) -> str:
 
 
 def endpoint() -> str:
-    return os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
+    return (os.environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")
 
 
 def wanted(path: str) -> bool:
@@ -191,6 +193,24 @@ def fetch_model(name: str, cache: Path) -> Path:
         fetch_file(f"{hub}/{model.repository}/resolve/{version}/{path}", scratch / path,
                    size, digest)
     scratch.rename(folder)
+    return folder
+
+
+def check_whole(folder: Path) -> Path:
+    """The folder of a cached model; UserError where it lacks a file or has one that is cut off. As
+    the folder is there, nothing would be fetched: the line says to delete it. Reads no tensor."""
+    try:
+        for name in ("config.json", "tokenizer.json"):
+            read_json(folder / name)
+        index, whole = folder / "model.safetensors.index.json", folder / "model.safetensors"
+        shards = {whole} if whole.exists() or not index.exists() else \
+            {folder / name for name in read_json(index)["weight_map"].values()}
+        for shard in sorted(shards):
+            with safe_open(shard, framework="np"):
+                pass                                    # its header and its size agree
+    except (SafetensorError, *TROUBLE, AttributeError) as error:
+        raise UserError(f"the model in the cache is damaged ({error}); delete the folder {folder} "
+                        "and run the command again, which fetches it anew") from None
     return folder
 
 
@@ -282,6 +302,9 @@ def fetch_sni(folder: Path) -> Path:
     if not (folder / "tasks").is_dir():
         if not shutil.which("git"):
             raise UserError(f"git is needed to clone {SNI}; install it, or unpack a copy there")
-        if subprocess.run(["git", "clone", "--depth", "1", SNI, str(folder)]).returncode:
-            raise UserError(f"git could not clone {SNI} into {folder}; its message is above")
+        part = Path(f"{folder}.part")                   # a clone that was cut off lacks tasks
+        shutil.rmtree(part, ignore_errors=True)
+        if subprocess.run(["git", "clone", "--depth", "1", SNI, str(part)]).returncode:
+            raise UserError(f"git could not clone {SNI} into {part}; its message is above")
+        part.rename(folder)
     return folder / "tasks"

@@ -15,12 +15,13 @@ from torch import Tensor
 
 from utils.cli import UserError, warn
 from utils.files import atomic_folder, read_json, write_json
-from utils.weights import read_safetensors, read_shards
+from utils.schema import FLAG, TEXT, misfits, number, optional, short, whole
+from utils.weights import check_numbers, read_safetensors, read_shards
 
 TARGETS = ("q_proj", "v_proj")
 LoRA = tuple[dict[str, Tensor], dict[str, Tensor]]
 KEY = "base_model.model.model.layers.{layer}.self_attn.{module}.lora_{side}.weight"
-KEY_PATTERN = re.compile(r"base_model\.model\.model\.layers\.(\d+)\.self_attn\.(q_proj|v_proj)"
+KEY_PATTERN = re.compile(r"base_model\.model\.model\.layers\.(0|[1-9]\d{0,5})\.self_attn\.(q_proj|v_proj)"
                          r"\.lora_([AB])\.weight")
 
 # What PEFT can do beyond ΔW = scale · B A; and starts for which it changed the base's weights, too.
@@ -28,6 +29,9 @@ UNSUPPORTED = ("use_dora", "rank_pattern", "alpha_pattern", "layer_replication",
                "use_bdlora", "alora_invocation_tokens", "arrow_config", "kasa_config",
                "monteclora_config")
 BASE_CHANGING_INITS = ("pissa", "olora", "corda", "loftq", "lora_ga")
+CONFIG = {"r": whole(1, 2**20), "use_rslora": optional(FLAG),
+          "base_model_name_or_path": optional(TEXT)}
+ALPHA = number(0, 1e9)
 
 
 # -------------------------------------------------------------------------------- what fits
@@ -131,10 +135,15 @@ def load_peft(folder: str | Path) -> LoRA:
     refused, alpha = [key for key in UNSUPPORTED if config.get(key)], config.get("lora_alpha")
     if str(config.get("init_lora_weights")).startswith(BASE_CHANGING_INITS):
         refused.append(f"init_lora_weights={config['init_lora_weights']!r}, for a base it changed")
-    if config.get("peft_type") != "LORA" or not isinstance(alpha, int | float) or refused:
+    if config.get("layers_to_transform") is not None:
+        refused.append(f"layers_to_transform={short(config['layers_to_transform'])}; an adapter of "
+                       "all layers is needed")
+    if wrong := misfits(config, CONFIG):
+        refused.append(wrong)
+    if config.get("peft_type") != "LORA" or not ALPHA.fits(alpha) or refused:
         raise UserError(f"{folder}/adapter_config.json: expected a plain LoRA with lora_alpha, "
-                        f"found peft_type {config.get('peft_type')!r}, lora_alpha {alpha!r} "
-                        + ", ".join(refused))
+                        f"found peft_type {short(config.get('peft_type'))}, lora_alpha "
+                        f"{short(alpha)} " + ", ".join(refused))
 
     # Its tensors: "Aq_proj" … → layer → tensor.
     tensors = read_safetensors(folder / "adapter_model.safetensors")
@@ -155,7 +164,11 @@ def load_peft(folder: str | Path) -> LoRA:
                       "only q_proj and v_proj are adapted here, so it does less than it did")
 
     rows = {key: [part[i] for i in sorted(part)] for key, part in found.items() if part}
-    return stack_and_scale(folder, rows, alpha, bool(config.get("use_rslora")))
+    A, B = stack_and_scale(folder, rows, alpha, bool(config.get("use_rslora")))
+    if (rank := next(iter(A.values())).shape[1]) != config.get("r", rank):
+        raise UserError(f"{folder}: adapter_config.json says r {config['r']}, its tensors have "
+                        f"rank {rank}, so its scale is not certain")
+    return A, B
 
 
 def stack_and_scale(folder: Path, rows: dict[str, list[Tensor]], alpha: float,
@@ -166,12 +179,19 @@ def stack_and_scale(folder: Path, rows: dict[str, list[Tensor]], alpha: float,
     if len(ranks) != 1 or any(len({w.shape for w in part}) > 1 for part in rows.values()):
         raise UserError(f"{folder}: expected A (r, d_in) and B (d_out, r), in all layers alike; "
                         f"found ranks {', '.join(sorted(map(str, ranks)))}")
-    if not all(w.isfinite().all() for part in rows.values() for w in part):
-        raise UserError(f"{folder}: holds numbers that are not finite; train or save it again")
+    if any(w.numel() == 0 for part in rows.values() for w in part):
+        raise UserError(f"{folder}: holds tensors without numbers, as of training in shards; save "
+                        "it again, gathered")
     rank = ranks.pop()
     scale = alpha / (rank ** 0.5 if rslora else rank)
-    return ({key[1:]: torch.stack(part) for key, part in rows.items() if key[0] == "A"},
+    for part in rows.values():
+        for w in part:
+            check_numbers(w, f"{folder}:")
+    lora = ({key[1:]: torch.stack(part) for key, part in rows.items() if key[0] == "A"},
             {key[1:]: torch.stack(part) * scale for key, part in rows.items() if key[0] == "B"})
+    for B in lora[1].values():
+        check_numbers(B, f"{folder}: B times its scale of {scale:g}")
+    return lora
 
 
 # ------------------------------------------------------------------------------ model folders

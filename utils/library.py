@@ -100,7 +100,8 @@ def canonical(lora: LoRA) -> LoRA:
         A = S.sqrt()[..., None] * Vh @ Q_A.transpose(-1, -2)
         B = Q_B @ U * S.sqrt()[..., None, :]
         lacking = lora[0][m].shape[-2] - S.shape[-1]
-        A, B = F.pad(A, (0, 0, 0, lacking)), F.pad(B, (0, lacking))   # (…, n, r, d_in), (…, d_out, r)
+        A = F.pad(A, (0, 0, 0, lacking))                                   # (…, n, r, d_in)
+        B = F.pad(B, (0, lacking))                                         # (…, n, d_out, r)
         sign = A.gather(-1, A.abs().argmax(-1, keepdim=True)).sign()       # (…, n, r, 1)
         sign = torch.where(sign == 0, 1.0, sign)
         out[0][m], out[1][m] = (A * sign).float(), (B * sign.transpose(-1, -2)).float()

@@ -21,8 +21,8 @@ from utils.weights import check_numbers, read_safetensors, read_shards
 TARGETS = ("q_proj", "v_proj")
 LoRA = tuple[dict[str, Tensor], dict[str, Tensor]]
 KEY = "base_model.model.model.layers.{layer}.self_attn.{module}.lora_{side}.weight"
-KEY_PATTERN = re.compile(r"base_model\.model\.model\.layers\.(0|[1-9]\d{0,5})\.self_attn\.(q_proj|v_proj)"
-                         r"\.lora_([AB])\.weight")
+KEY_PATTERN = re.compile(r"base_model\.model\.model\.layers\.(0|[1-9]\d{0,5})\.self_attn"
+                         r"\.(q_proj|v_proj)\.lora_([AB])\.weight")
 
 # What PEFT can do beyond ΔW = scale · B A; and starts for which it changed the base's weights, too.
 UNSUPPORTED = ("use_dora", "rank_pattern", "alpha_pattern", "layer_replication", "use_qalora",

@@ -294,16 +294,15 @@ def encoder_for(cfg, model: str | Path | None = None,
     the language model's folder."""
     if cfg.tasks:
         return OneHot(cfg.tasks)
-    if other:
-        encoder = cached_encoder(other, model)
-        if encoder.width != cfg.emb_size:
-            raise UserError(f"--encoder {other} gives {encoder.width} numbers, this T2L reads "
-                            f"{cfg.emb_size}: it was trained with another encoder")
-        return encoder
-    if cfg.encoder == "base" and not model and not same_model(cfg.base_model, read_config().name):
+    if not other and cfg.encoder == "base" and not model \
+            and not same_model(cfg.base_model, read_config().name):
         raise UserError(f"descriptions are embedded by {cfg.base_model} itself: give its folder as "
                         "--model, or generate_lora encoder=load_encoder(\"base\", folder)")
-    return cached_encoder(cfg.encoder, model)
+    encoder = cached_encoder(other or cfg.encoder, model)
+    if encoder.width != cfg.emb_size:
+        raise UserError(f"--encoder {other or cfg.encoder} gives {encoder.width} numbers, this T2L "
+                        f"reads {cfg.emb_size}: it was trained with another encoder")
+    return encoder
 
 
 # ------------------------------------------------------------------ description → embedding

@@ -281,7 +281,7 @@ def test_live_sentence_transformers_folders(layout, tmp_path):
 
 @pytest.mark.parametrize("layout, file, changes, said", [
     ("plain", "1_Pooling/config.json", {"pooling_mode_max_tokens": True}, "pooling_mode_max"),
-    ("plain", "config_sentence_transformers.json", {"default_prompt_name": "query"}, "default_prom"),
+    ("plain", "config_sentence_transformers.json", {"default_prompt_name": "q"}, "default_prompt"),
     ("plain", "config_sentence_transformers.json", {"truncate_dim": 4}, "truncate_dim=4"),
     ("plain", "sentence_bert_config.json", {"max_seq_length": 8.0}, "max_seq_length=8.0"),
     ("plain", "sentence_bert_config.json", {"max_seq_length": 2}, "leaves none"),
@@ -299,7 +299,8 @@ def test_a_sentence_transformers_folder_that_is_refused(layout, file, changes, s
 
 
 @pytest.mark.parametrize("rows, said", [
-    ([("", "Transformer")], "cannot honour Transformer;"), ([], "no module"), (5, "a list of modules"),
+    ([("", "Transformer")], "cannot honour Transformer;"), ([], "no module"),
+    (5, "a list of modules"),
     ([("", "Transformer"), ("../x", "Pooling")], "path '../x'"),
     ([("", "Transformer"), ("7_Pooling", "Pooling")], "7_Pooling, which has no"),
     ([("", "Transformer"), ("1_Pooling", "Pooling"), ("2_LSTM", "LSTM")], "Pooling, LSTM;")])

@@ -26,8 +26,8 @@ from hypothesis import HealthCheck, given, settings, strategies as st          #
 CASES = int(os.environ.get("FUZZ_CASES", 2000))
 ODD = st.one_of(
     st.sampled_from([None, True, False, 0, -1, 1, 2, 3, 2.0, 0.5, 10**8, 10**400, 2**62, -2**63,
-                     float("nan"), float("inf"), 1e308, "", "x", "\ud800", "a\0b", "../up", "/", ".",
-                     [], [1], [[]], ["x"], [None], {}, {"x": 1}, {"type": []}]),
+                     float("nan"), float("inf"), 1e308, "", "x", "\ud800", "a\0b", "../up", "/",
+                     ".", [], [1], [[]], ["x"], [None], {}, {"x": 1}, {"type": []}]),
     st.integers(), st.floats(), st.text(max_size=5))
 
 
@@ -89,7 +89,7 @@ def encoder_folder(folder):
     kinds = [("", "Transformer"), ("1_Pooling", "Pooling"), ("2_Dense", "Dense"),
              ("3_Normalize", "Normalize")]
     for path, value in {
-            "modules.json": [{"idx": i, "path": path, "type": f"sentence_transformers.models.{kind}"}
+            "modules.json": [{"idx": i, "path": path, "type": f"sentence_transformers.{kind}"}
                              for i, (path, kind) in enumerate(kinds)],
             "sentence_bert_config.json": {"max_seq_length": 16, "do_lower_case": True},
             "1_Pooling/config.json": {"pooling_mode_mean_tokens": True},
@@ -136,7 +136,8 @@ LOADERS = {
                  "model.safetensors"]),
     "adapter": (peft_folder, lambda folder: load_peft(folder / "a"),
                 ["a/adapter_config.json", "a/adapter_model.safetensors"]),
-    "library": (peft_folder, load_library, ["b/adapter_config.json", "b/adapter_model.safetensors"]),
+    "library": (peft_folder, load_library,
+                ["b/adapter_config.json", "b/adapter_model.safetensors"]),
     "t2l": (t2l_folder, generate_an_adapter, ["config.json", "t2l.safetensors"]),
     "authors": (authors_folder, generate_an_adapter,
                 ["args.yaml", "adapter_config.json", "hypermod.pt"]),

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from utils.cli import UserError, warn
 from utils.files import read_json
+from utils.peft import hub_name
 from utils.schema import (EPSILON, FLAG, LAYERS, TEXT, WIDTH, either, list_of, misfits, number,
                           one_of, optional, whole)
 
@@ -116,8 +117,8 @@ def model_name(folder: Path, said: str | None) -> str:
     """What adapters for it are to say: in the cache of Hugging Face's hub the model's name there,
     else what its config says, else the folder's name."""
     for place in (os.path.abspath(folder), os.path.realpath(folder)):
-        if match := re.search(r"models--([^/\\]+?)[/\\]snapshots[/\\][^/\\]+$", place):
-            return match[1].replace("--", "/", 1)
+        if (name := hub_name(place)) != place:
+            return name
     return said or Path(os.path.abspath(folder)).name
 
 

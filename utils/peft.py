@@ -38,6 +38,8 @@ ALPHA = number(0, 1e9)
 
 def check_pairs(lora: LoRA) -> None:
     """ValueError unless every A has its B: the same modules, batch, layers and rank."""
+    if not (lora[0] or lora[1]):
+        raise ValueError("the adapter has no module, so no layer reads it; None is no adapter")
     for m in lora[0].keys() | lora[1].keys():
         A, B = (tuple(side[m].shape) if m in side else () for side in lora)
         if len(A) < 3 or A[:-2] != B[:-2] or A[-2] != B[-1]:
@@ -80,9 +82,15 @@ def check_fits(lora: LoRA, shapes: dict[str, torch.Size]) -> None:
                             f"{found.get(name, 'missing')}")
 
 
+def hub_name(place: str) -> str:
+    """owner/name, where a path leads to a snapshot in the cache of Hugging Face's hub."""
+    match = re.search(r"models--([^/\\]+)[/\\]snapshots[/\\][^/\\]+[/\\]?$", place)
+    return match[1].replace("--", "/", 1) if match else place
+
+
 def same_model(name: str | None, other: str | None) -> bool:
     """Whether two names may mean one model: the same after the last "/", or not known."""
-    return not name or not other or name.split("/")[-1] == other.split("/")[-1]
+    return not name or not other or Path(hub_name(name)).name == Path(hub_name(other)).name
 
 
 def check_adapter_sizes(what: str, made_for: str, made: tuple, model: str, wanted: tuple) -> None:
@@ -213,6 +221,10 @@ def merge_folder(source: str | Path, lora: LoRA, out: str | Path,
             if file.suffix in (".json", ".txt", ".model", ".jinja") and "adapter" not in file.name:
                 shutil.copy(file, scratch)
         for name, weights in read_shards(source):
-            weights |= {k: add_delta(weights[k], *deltas[k])
-                        for k in weights.keys() & deltas.keys()}
+            for k in weights.keys() & deltas.keys():
+                check_numbers(weights[k], f"{source / name}: {k}")
+                weights[k] = add_delta(weights[k], *deltas[k])
+                check_numbers(weights[k], f"{source / name} with the adapter: {k}")
             save_file(weights, scratch / name, metadata={"format": "pt"})
+        if (scratch / "model.safetensors").exists():              # an old index was not read
+            (scratch / "model.safetensors.index.json").unlink(missing_ok=True)

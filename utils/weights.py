@@ -108,6 +108,10 @@ def check_t2l(fields: dict, tensors: dict[str, Tensor], where: str | Path
     """A T2L's (fields, tensors in fp32); UserError for what is not of its kind."""
     if wrong := misfits(fields, T2L):
         raise UserError(f"{where}: found {wrong}")
+    if not fields.get("modules"):
+        raise UserError(f"{where}: expected modules, from names to their d_in and d_out")
+    if (tasks := fields.get("tasks")) and len(tasks) != fields.get("emb_size"):
+        raise UserError(f"{where}: {len(tasks)} tasks, but an emb_size of {fields.get('emb_size')}")
     for name, w in tensors.items():
         check_numbers(w, f"{where}: {name}")
     return fields, {name: w.float() for name, w in tensors.items()}

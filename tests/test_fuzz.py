@@ -203,10 +203,10 @@ def fuzz(root, kind: str, n: int) -> None:
     make(root / "made")
     load(root / "made")                                          # as it is, it loads
     whole = files_in(root)
-    endless = settings(max_examples=n, deadline=20_000, database=None, derandomize=n < 1000,
-                       suppress_health_check=list(HealthCheck))
+    patient = settings(max_examples=n, deadline=20_000, database=None, derandomize=n < 1000,
+                       report_multiple_bugs=False, suppress_health_check=list(HealthCheck))
 
-    @endless
+    @patient
     @given(st.data())
     def change_and_load(data):
         name = data.draw(st.sampled_from(files))
@@ -218,7 +218,7 @@ def fuzz(root, kind: str, n: int) -> None:
                 warnings.simplefilter("ignore")
                 load(root / "made")
         except UserError as error:
-            assert "\n" not in str(error).strip() or kind == "model", error
+            assert str(error).strip()
         finally:
             found = files_in(root)
             path.write_bytes(whole[f"made/{name}"])
@@ -239,6 +239,7 @@ def test_many_changed_files(kind, tmp_path, capfd):
     fuzz(tmp_path, kind, CASES // len(LOADERS))
 
 
+@pytest.mark.quick
 def test_the_fuzz_itself_notices_another_exception(tmp_path, monkeypatch):
     monkeypatch.setitem(LOADERS, "adapter", (
         peft_folder, lambda folder: json.loads((folder / "a" / "adapter_config.json").read_text()),

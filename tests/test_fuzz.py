@@ -218,7 +218,7 @@ def fuzz(root, kind: str, n: int) -> None:
                 warnings.simplefilter("ignore")
                 load(root / "made")
         except UserError as error:
-            assert str(error).strip()
+            assert "\n" not in str(error), error
         finally:
             found = files_in(root)
             path.write_bytes(whole[f"made/{name}"])

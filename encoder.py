@@ -12,22 +12,23 @@ Shapes: b texts, t tokens, d width, h heads, c channels of a head.
 import functools
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from tokenizers import normalizers
 from tqdm import tqdm
 
 from mistral import load_model, load_tokenizer, read_config, rope_table, rotate
 from utils.cli import UserError
 from utils.download import cache_folder, default_encoder
-from utils.hf_config import read_encoder_config
+from utils.hf_config import read_encoder_folder
 from utils.peft import same_model
 from utils.rope import ntk_scaling
 from utils.tokenizer import check_vocabulary, pad, read_tokenizer
-from utils.weights import load_weights, read_safetensors
+from utils.weights import check_layer_count, load_weights, read_safetensors
 
 DEFAULT_ENCODER = "all-MiniLM-L6-v2"
 
@@ -46,6 +47,9 @@ class EncoderConfig:
     rope_theta: float = 0.0                   # 0: a table of positions, as in BERT
     rope_factor: float = 1.0                  # "ntk" scaling
     mean_pooling: bool = True                 # else the first token's state stands for the text
+    max_tokens: int = 0                       # that are read of a text; 0: as in Encoder
+    lower_case: bool = False
+    after_pooling: list[dict] = field(default_factory=list)  # a Dense layer's fields; {}: normalise
 
 
 class Embeddings(nn.Module):
@@ -139,14 +143,36 @@ def embed_in_batches(encoded: list[list[int]], d: int, batch_size: int, progress
     return rows
 
 
+class Dense(nn.Module):
+    """A layer of sentence-transformers behind the pooling: activation(W x + b)."""
+
+    def __init__(self, folder: Path, activation: str, in_features: int, out_features: int,
+                 bias: bool):
+        super().__init__()
+        self.folder, self.activation = folder, getattr(nn, activation)()
+        self.linear = nn.Linear(in_features, out_features, bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.activation(self.linear(x))
+
+
+class Normalize(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return F.normalize(x, dim=-1)
+
+
 class Encoder(nn.Module):
     """BERT without its pooler; `embed` turns texts into vectors."""
 
     def __init__(self, cfg: EncoderConfig):
         super().__init__()
-        self.cfg, self.name, self.width = cfg, "", cfg.hidden_size
+        self.cfg, self.name = cfg, ""
         # BERTs are tuned on at most 256 tokens; with RoPE the context is what a text may have
-        self.limit = min(cfg.max_position_embeddings, 8192 if cfg.rope_theta else 256)
+        self.limit = min(cfg.max_position_embeddings,
+                         cfg.max_tokens or (8192 if cfg.rope_theta else 256))
+        self.after = nn.Sequential(*(Dense(**fields) if fields else Normalize()
+                                     for fields in cfg.after_pooling))
+        self.width = ([cfg.hidden_size] + [f["out_features"] for f in cfg.after_pooling if f])[-1]
         self.embeddings = Embeddings(cfg)
         layer = GteLayer if cfg.rope_theta else BertLayer
         self.encoder = nn.ModuleDict({
@@ -154,22 +180,25 @@ class Encoder(nn.Module):
 
     def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
         """ids, mask (b, t), True where there is a token → (b, d): the mean of the last states, or
-        the first token's."""
+        the first token's, then what else a folder of sentence-transformers has."""
         x = self.embeddings(ids)
         rope = gte_rope(ids.shape[1], self.cfg) if self.cfg.rope_theta else None
         for layer in self.encoder["layer"]:
             x = layer(x, mask[:, None, None], rope)
         if not self.cfg.mean_pooling:
-            return x[:, 0]
+            return self.after(x[:, 0])
         weights = mask[..., None].to(x.dtype)
-        return (x * weights).sum(1) / weights.sum(1).clamp_min(1)     # no token at all: zeros
+        mean = (x * weights).sum(1) / weights.sum(1).clamp_min(1)     # no token at all: zeros
+        return self.after(mean)
 
     @torch.inference_mode()
     def embed(self, texts: list[str], batch_size: int = 64, progress: str = "") -> Tensor:
         """Texts → (len(texts), d), fp32, not normalised; similar lengths together."""
-        encoded = [e.ids for e in self.tokenizer.encode_batch(texts)]
-        encoded = [ids if len(ids) <= self.limit else ids[:self.limit - 1] + ids[-1:]
-                   for ids in encoded]                                     # the last is [SEP]
+        # Cut what is too long, then add [CLS] and [SEP].
+        cut = self.tokenizer.encode_batch(texts, add_special_tokens=False)
+        for encoding in cut:
+            encoding.truncate(self.limit - self.tokenizer.num_special_tokens_to_add(False))
+        encoded = [self.tokenizer.post_process(encoding).ids for encoding in cut]
 
         def read(ids: Tensor, lengths: Tensor) -> Tensor:
             return self(ids, torch.arange(ids.shape[1]) < lengths[:, None])
@@ -228,19 +257,31 @@ def load_encoder(path: str | Path | None = None,
                         "Face encoder folder (python -m utils.download --model gte-large fetches "
                         "gte-large)")
 
-    cfg = EncoderConfig(**read_encoder_config(folder))
-    weights = read_safetensors(folder / "model.safetensors")
+    bert, fields = read_encoder_folder(folder)
+    cfg = EncoderConfig(**fields)
+    weights = read_safetensors(bert / "model.safetensors")
     # A pooler (for next-sentence prediction) and the constant position ids are not used here.
     weights = {k.removeprefix("bert.").removeprefix("new."): w for k, w in weights.items()}
     weights = {k: w for k, w in weights.items()
                if not k.startswith("pooler.") and not k.endswith("position_ids")}
+    check_layer_count(weights, "encoder.layer", cfg.num_hidden_layers, bert)
     with torch.device("meta"):
         encoder = Encoder(cfg)
-    load_weights(encoder, weights, folder)
+    for name, layer in encoder.after.named_children():
+        if isinstance(layer, Dense):
+            parts = read_safetensors(layer.folder / "model.safetensors")
+            weights |= {f"after.{name}.{k}": w for k, w in parts.items()}
+    load_weights(encoder, weights, bert)
 
     encoder.name = str(path or DEFAULT_ENCODER)
-    encoder.tokenizer = read_tokenizer(folder / "tokenizer.json")
-    check_vocabulary(encoder.tokenizer, cfg.vocab_size, folder)
+    encoder.tokenizer = read_tokenizer(bert / "tokenizer.json")
+    check_vocabulary(encoder.tokenizer, cfg.vocab_size, bert)
+    if cfg.lower_case:
+        usual = [n for n in [encoder.tokenizer.normalizer] if n]
+        encoder.tokenizer.normalizer = normalizers.Sequence([normalizers.Lowercase(), *usual])
+    if encoder.limit <= encoder.tokenizer.num_special_tokens_to_add(False):
+        raise UserError(f"{folder}: reads {encoder.limit} tokens of a text, which leaves none "
+                        "beside its special ones")
     return encoder.float().requires_grad_(False).eval()
 
 
@@ -253,16 +294,15 @@ def encoder_for(cfg, model: str | Path | None = None,
     the language model's folder."""
     if cfg.tasks:
         return OneHot(cfg.tasks)
-    if other:
-        encoder = cached_encoder(other, model)
-        if encoder.width != cfg.emb_size:
-            raise UserError(f"--encoder {other} gives {encoder.width} numbers, this T2L reads "
-                            f"{cfg.emb_size}: it was trained with another encoder")
-        return encoder
-    if cfg.encoder == "base" and not model and not same_model(cfg.base_model, read_config().name):
+    if not other and cfg.encoder == "base" and not model \
+            and not same_model(cfg.base_model, read_config().name):
         raise UserError(f"descriptions are embedded by {cfg.base_model} itself: give its folder as "
                         "--model, or generate_lora encoder=load_encoder(\"base\", folder)")
-    return cached_encoder(cfg.encoder, model)
+    encoder = cached_encoder(other or cfg.encoder, model)
+    if encoder.width != cfg.emb_size:
+        raise UserError(f"--encoder {other or cfg.encoder} gives {encoder.width} numbers, this T2L "
+                        f"reads {cfg.emb_size}: it was trained with another encoder")
+    return encoder
 
 
 # ------------------------------------------------------------------ description → embedding

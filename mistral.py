@@ -106,11 +106,8 @@ class Attention(nn.Module):
                 cache: Pair | None, positions: Tensor) -> Tensor:
         b, t, _ = x.shape
 
-        # One sample's adapter meets its tokens in lora_linear.
-        q = lora_linear(x, self.q_proj.weight, adapter.get("q_proj"))
-        v = lora_linear(x, self.v_proj.weight, adapter.get("v_proj"))
-        k = self.k_proj(x)
-
+        # One sample's adapter meets its tokens in lora_linear, whichever projections it has.
+        q, k, v = (self.project(m, x, adapter) for m in ("q_proj", "k_proj", "v_proj"))
         q = rotate(q.view(b, t, self.k * self.g, self.c), rope)
         k = rotate(k.view(b, t, self.k, self.c), rope)
         v = v.view(b, t, self.k, self.c)
@@ -122,7 +119,10 @@ class Attention(nn.Module):
                 store[rows, positions] = new                              # (b, T, k, c)
             k, v = (store[:, :T] for store in cache)
 
-        return self.o_proj(self.attend(q, k, v, mask).reshape(b, t, -1))
+        return self.project("o_proj", self.attend(q, k, v, mask).reshape(b, t, -1), adapter)
+
+    def project(self, module: str, x: Tensor, adapter: dict[str, Pair]) -> Tensor:
+        return lora_linear(x, getattr(self, module).weight, adapter.get(module))
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
         """q (b, t, h, c), k, v (b, T, k, c), mask (t, T) or (b, t, T), True: seen → (b, t, h, c).
@@ -276,9 +276,9 @@ def load_model(path: str | Path | None = None, dtype: torch.dtype = torch.bfloat
     check_device(device)
     folder = Path(path) if path else default_model()
     cfg = read_config(folder)
+    weights = read_model_weights(folder, cfg.tie_word_embeddings, cfg.num_hidden_layers)
     with torch.device("meta"):                           # no memory before the weights are there
-        model = Mistral(cfg)
-    load_weights(model, read_model_weights(folder, cfg.tie_word_embeddings), folder)
+        load_weights(model := Mistral(cfg), weights, folder)
     return model.to(device=device, dtype=dtype).requires_grad_(False).eval()
 
 

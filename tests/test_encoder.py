@@ -7,6 +7,7 @@ import pytest
 import torch
 from conftest import GOLDEN
 from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
 from encoder import Encoder, EncoderConfig, embed, load_encoder
 from mistral import read_config, softcap
@@ -204,3 +205,108 @@ def test_an_encoder_that_is_the_language_model_must_be_that_model(tiny_t2l, monk
     monkeypatch.setattr("encoder.read_config", lambda: read_config(GOLDEN / "mistral"))  # default
     with pytest.raises(UserError, match="descriptions are embedded by llama itself"):
         generate_lora(load_t2l(tiny_t2l), "Say it.")
+
+
+# -------------------------------------------------------------- sentence-transformers' folders
+
+def write(path, value) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(value))
+
+
+def sentence_folder(folder, bert: str = "", pooling: str = "1_Pooling", mode: str = "mean",
+                    after=(), **text) -> None:
+    """The tiny BERT with letters as its vocabulary, put together by modules.json; `after`: Dense
+    layers' fields, {} for a normalisation; `text` is sentence_bert_config.json."""
+    parts = [(bert, "Transformer"), (pooling, "Pooling")]
+    shutil.copytree(GOLDEN / "bert", folder / bert, dirs_exist_ok=True)
+    raw = Tokenizer(models.WordPiece(
+        {token: i for i, token in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]",
+         *(f"{mark}{c}" for c in "abcdefghijklmnopqrstuvwxyzAB." for mark in ("", "##"))])},
+        unk_token="[UNK]"))
+    raw.normalizer = normalizers.BertNormalizer(lowercase=False)
+    raw.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    raw.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
+    raw.add_special_tokens(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"])
+    raw.save(str(folder / bert / "tokenizer.json"))
+    write(folder / bert / "tokenizer_config.json", {
+        "tokenizer_class": "PreTrainedTokenizerFast", "pad_token": "[PAD]", "cls_token": "[CLS]",
+        "sep_token": "[SEP]", "unk_token": "[UNK]", "mask_token": "[MASK]",
+        "model_max_length": 40})
+    write(folder / bert / "sentence_bert_config.json", text)
+    write(folder / pooling / "config.json", {
+        "word_embedding_dimension": 32, "pooling_mode_cls_token": mode == "cls",
+        "pooling_mode_mean_tokens": mode == "mean", "pooling_mode_max_tokens": mode == "max"})
+    for i, fields in enumerate(after, 2):
+        parts.append((f"{i}_{'Dense' if fields else 'Normalize'}",
+                      "Dense" if fields else "Normalize"))
+        write(folder / parts[-1][0] / "config.json", fields)
+        if fields:
+            weights = {"linear.weight": torch.randn(fields["out_features"], fields["in_features"])}
+            if fields.get("bias", True):
+                weights["linear.bias"] = torch.randn(fields["out_features"])
+            save_file(weights, folder / parts[-1][0] / "model.safetensors")
+    write(folder / "modules.json", [
+        {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{kind}"}
+        for i, (path, kind) in enumerate(parts)])
+
+
+TANH, RELU = "torch.nn.modules.activation.Tanh", "torch.nn.modules.activation.ReLU"
+LAYOUTS = {
+    "plain": {}, "first token": {"mode": "cls", "pooling": "9_Pooling"},
+    "own folder": {"bert": "0_Transformer", "max_seq_length": 9},
+    "normalised": {"after": [{}]}, "capitals": {"do_lower_case": True, "max_seq_length": 12},
+    "dense": {"after": [{"in_features": 32, "out_features": 8, "activation_function": TANH}, {}]},
+    "two": {"after": [{"in_features": 32, "out_features": 8, "bias": False,
+                       "activation_function": RELU},
+                      {"in_features": 8, "out_features": 3}], "mode": "cls"}}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_live_sentence_transformers_folders(layout, tmp_path):
+    """The same vectors, for texts short and long, with capitals and without."""
+    theirs = pytest.importorskip("sentence_transformers")
+    sentence_folder(tmp_path, **LAYOUTS[layout])
+    texts = ["a", "say it TWICE, ABBA.", "many " * 30 + "words."]
+    expected = theirs.SentenceTransformer(str(tmp_path), device="cpu").encode(
+        texts, convert_to_tensor=True)
+    ours = load_encoder(tmp_path)
+    torch.testing.assert_close(ours.embed(texts), expected, atol=1e-4, rtol=1e-4)
+    assert ours.width == expected.shape[1]
+    sentence_folder(tmp_path / "other")                             # negative control
+    if layout != "plain":
+        other = load_encoder(tmp_path / "other").embed(texts)
+        assert other.shape != expected.shape or (other - expected).abs().max() > 1e-2
+
+
+@pytest.mark.parametrize("layout, file, changes, said", [
+    ("plain", "1_Pooling/config.json", {"pooling_mode_max_tokens": True}, "pooling_mode_max"),
+    ("plain", "config_sentence_transformers.json", {"default_prompt_name": "q"}, "default_prompt"),
+    ("plain", "config_sentence_transformers.json", {"truncate_dim": 4}, "truncate_dim=4"),
+    ("plain", "sentence_bert_config.json", {"max_seq_length": 8.0}, "max_seq_length=8.0"),
+    ("plain", "sentence_bert_config.json", {"max_seq_length": 2}, "leaves none"),
+    ("plain", "sentence_bert_config.json", {"transformer_task": "fill-mask"}, "transformer_task"),
+    ("dense", "2_Dense/config.json", {"in_features": 16}, "reads 16 numbers, but is given 32"),
+    ("dense", "2_Dense/config.json", {"use_residual": True}, "use_residual"),
+    ("dense", "2_Dense/config.json", {"activation_function": "os.system"}, "activation_function"),
+    ("dense", "2_Dense/config.json", {"out_features": 9}, "after.0.linear")])
+def test_a_sentence_transformers_folder_that_is_refused(layout, file, changes, said, tmp_path):
+    sentence_folder(tmp_path, **LAYOUTS[layout])
+    path = tmp_path / file
+    write(path, (json.loads(path.read_text()) if path.exists() else {}) | changes)
+    with pytest.raises(UserError, match=said):
+        load_encoder(tmp_path)
+
+
+@pytest.mark.parametrize("rows, said", [
+    ([("", "Transformer")], "cannot honour Transformer;"), ([], "no module"),
+    (5, "a list of modules"),
+    ([("", "Transformer"), ("../x", "Pooling")], "path '../x'"),
+    ([("", "Transformer"), ("7_Pooling", "Pooling")], "7_Pooling, which has no"),
+    ([("", "Transformer"), ("1_Pooling", "Pooling"), ("2_LSTM", "LSTM")], "Pooling, LSTM;")])
+def test_modules_that_are_not_known(rows, said, tmp_path):
+    sentence_folder(tmp_path)
+    write(tmp_path / "modules.json", rows if rows == 5 else [
+        {"path": path, "type": f"sentence_transformers.models.{kind}"} for path, kind in rows])
+    with pytest.raises(UserError, match=said):
+        load_encoder(tmp_path)

@@ -6,6 +6,7 @@ from conftest import GOLDEN
 
 from mistral import read_config
 from utils.cli import UserError
+from utils.peft import same_model
 
 
 pytestmark = pytest.mark.quick
@@ -51,3 +52,37 @@ def test_what_a_config_does_not_say_and_what_is_not_known(tmp_path, capsys):
     cfg = read_config(tmp_path)
     assert (cfg.head_dim, cfg.windowed, cfg.final_logit_softcapping) == (256, (0,), 30.0)
     assert capsys.readouterr().err == ""
+
+
+def test_what_is_off_or_about_saving_gives_no_warning(tmp_path, capsys):
+    config = json.loads((GOLDEN / "llama" / "config.json").read_text())
+    harmless = {"_flash_attn_2_enabled": True, "use_qk_norm": False, "rope_gap": None,
+                "top_k": 50, "pruned_heads": {}, "is_decoder": True}
+    (tmp_path / "config.json").write_text(json.dumps(config | harmless))
+    read_config(tmp_path)
+    assert capsys.readouterr().err == ""
+    for changes, said in (({"use_qk_norm": True}, "use_qk_norm"), ({"rope_gap": 3}, "rope_gap")):
+        (tmp_path / "config.json").write_text(json.dumps(config | harmless | changes))
+        read_config(tmp_path)
+        assert f"not known here: {said}\n" in capsys.readouterr().err
+    (tmp_path / "config.json").write_text(json.dumps(config | {"pruned_heads": {"0": [1]}}))
+    with pytest.raises(UserError, match="pruned_heads"):
+        read_config(tmp_path)
+
+
+def test_a_models_name(tmp_path, monkeypatch):
+    """The hub's for its cache, wherever a link leads there; else the config's, or the folder's."""
+    config = json.loads((GOLDEN / "llama" / "config.json").read_text())
+    folder = tmp_path / "models--some-org--My--Model-1B" / "snapshots" / "0a1b"
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps(config | {"_name_or_path": "/home/me/out"}))
+    (tmp_path / "link").symlink_to(folder)
+    for path in (folder, tmp_path / "link"):
+        assert read_config(path).name == "some-org/My--Model-1B"
+    plain = tmp_path / "plain"
+    plain.mkdir()
+    (plain / "config.json").write_text(json.dumps(config | {"_name_or_path": None}))
+    monkeypatch.chdir(plain)
+    assert read_config(".").name == "plain"
+    assert same_model(str(folder), "My--Model-1B") and same_model("x/My/", "y/My")
+    assert not same_model(str(folder), "My--Model-2B") and not same_model("a/", "b/")

@@ -143,3 +143,20 @@ def test_libraries_that_cannot_be_learnt(library, tiny_tasks, tmp_path):
     refused("odd: no task of that name", "--loras", library)
     (odd / "adapter_config.json").unlink()
     refused("odd/adapter_config.json does not exist", "--loras", library)
+
+
+@pytest.mark.parametrize("rank", [3, 8, 20])
+def test_the_canonical_form_at_ranks_beyond_a_modules_own(rank):
+    """q_proj 16 x 6, v_proj 5 x 16: the same ΔW, at the library's rank."""
+    lora = ({"q_proj": torch.randn(2, rank, 6), "v_proj": torch.randn(2, rank, 16)},
+            {"q_proj": torch.randn(2, 16, rank), "v_proj": torch.randn(2, 5, rank)})
+    A, B = canonical(lora)
+    for m in lora[0]:
+        assert A[m].shape == lora[0][m].shape and B[m].shape == lora[1][m].shape
+        torch.testing.assert_close(B[m] @ A[m], lora[1][m] @ lora[0][m], atol=1e-4, rtol=1e-4)
+
+
+def test_a_library_whose_mean_is_not_finite():
+    lora = ({"q_proj": torch.full((1, 1, 2), 3e38)}, {"q_proj": torch.ones(1, 2, 1)})
+    with pytest.raises(UserError, match="too large for their mean"):
+        ReconTargets({"a": lora, "b": lora}, True, torch.float32)

@@ -6,6 +6,7 @@ import torch
 from conftest import FAMILIES, GOLDEN
 from safetensors.torch import load_file
 
+import mistral
 from lora import TARGETS, LoRA, load_peft, lora_linear, map_lora, merge, save_peft
 from mistral import load_model
 from t2l import apply_lora
@@ -150,3 +151,20 @@ def test_live_apply_lora_takes_a_transformers_model():
                                    atol=1e-4, rtol=1e-4)                 # left as it was
     new = adapted.generate(expected["ids"][:1], max_new_tokens=3, do_sample=False, pad_token_id=0)
     assert new.shape[1] == expected["ids"].shape[1] + 3
+
+
+@pytest.mark.parametrize("module", ["k_proj", "o_proj"])
+def test_an_adapter_of_a_module_acts_or_is_an_error(module, monkeypatch):
+    """The layers read every adapter that the model lets in; an adapter of another module, or of
+    none, is refused."""
+    model = mistral.load_model(GOLDEN / "llama", torch.float32)
+    weight = getattr(model.model["layers"][0].self_attn, module).weight
+    n, (d_out, d_in) = model.cfg.num_hidden_layers, weight.shape
+    lora = ({module: torch.randn(n, 2, d_in)}, {module: torch.randn(n, d_out, 2)})
+    ids = torch.arange(3, 12)[None]
+    for wrong in (lora, ({}, {})):
+        with pytest.raises(ValueError, match=module if wrong is lora else "no layer reads it"):
+            model(ids, lora=wrong)
+    monkeypatch.setattr(mistral, "TARGETS", ("q_proj", "v_proj", module))     # … and nowhere else
+    torch.testing.assert_close(model(ids, lora=lora), merge(model, lora)(ids), atol=1e-4, rtol=1e-4)
+    assert (model(ids, lora=lora) - model(ids)).abs().max() > 1e-2

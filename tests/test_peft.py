@@ -142,3 +142,29 @@ def test_live_peft_loads_what_we_write(tmp_path):
     with torch.no_grad():
         torch.testing.assert_close(theirs(expected["ids"]).logits, expected["lora_logits"],
                                    atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("config, tensors, said", [
+    ({"layers_to_transform": [0, 1]}, {}, "layers_to_transform=.0, 1.; an adapter of all layers"),
+    ({"layers_to_transform": 0}, {}, "layers_to_transform=0;"),
+    ({"r": 32}, {}, "says r 32, its tensors have rank 64"), ({"r": 64.0}, {}, "r=64.0"),
+    ({"lora_alpha": float("nan")}, {}, "lora_alpha nan"), ({"lora_alpha": True}, {}, "alpha True"),
+    ({"use_rslora": "no"}, {}, "use_rslora='no'"), ({"base_model_name_or_path": [1]}, {}, "=.1."),
+    ({}, {LAST.format("B"): torch.zeros(48, 64, dtype=torch.int8)}, "stored as int8"),
+    ({}, {LAST.format("B"): torch.full((48, 64), 3e38)}, "too large to add up"),
+    ({"lora_alpha": 1e8}, {LAST.format("B"): torch.full((48, 64), 1e33)}, "times its scale")])
+def test_more_adapters_that_are_refused(config, tensors, said, tmp_path):
+    foreign(tmp_path, config, **tensors)
+    with pytest.raises(UserError, match=said):
+        load_peft(tmp_path)
+
+
+@pytest.mark.parametrize("changed", [lambda key, w: w[:0] if "_A" in key else w[:, :0],
+                                     lambda key, w: w[:, :0] if "_A" in key else w])
+def test_adapters_without_numbers(changed, tmp_path):
+    """Rank 0, and an A without columns."""
+    foreign(tmp_path)
+    file = tmp_path / "adapter_model.safetensors"
+    save_file({k: changed(k, w).contiguous() for k, w in load_file(file).items()}, file)
+    with pytest.raises(UserError, match="holds tensors without numbers"):
+        load_peft(tmp_path)

@@ -202,3 +202,31 @@ def test_a_file_that_is_cut_off(tmp_path):
     (tmp_path / "args.yaml").write_bytes(b"\xff")
     with pytest.raises(UserError, match="not a text file in UTF-8"):
         load_t2l(tmp_path)
+
+
+@pytest.mark.parametrize("changes, said", [
+    ({"delta_w_scaling": -4}, "delta_w_scaling: -4 .expected"), ({"model_dir": ["a"]}, "model_dir"),
+    ({"factorized": 5}, "factorized: 5"), ({"module_order": 7}, "module_order: 7"),
+    ({"adapter": {"lora_alpha": "x"}}, "adapter_config.json's lora_alpha='x'"),
+    ({"adapter": {"r": 2.5}}, "adapter_config.json's r=2.5"),
+    ({"extra": {5: torch.zeros(1)}}, "dict of tensors by name"),
+    ({"extra": {"mixer.1.bias": torch.zeros(128, dtype=torch.int8)}}, "mixer.1.bias is stored as"),
+    ({"extra": {"AB_offset.A.q_proj": torch.zeros(3, 0, 5)}}, "not the authors' layout|says r"),
+    ({"extra": {"mean_recon_target.A.q_proj": torch.zeros(1, 1, 1)}, "training_task": "recon",
+      "pred_z_score": True}, "not the authors' layout")])
+def test_odd_values_are_named(changes, said, tmp_path):
+    write_folder(tmp_path, **changes)
+    with pytest.raises(UserError, match=said):
+        load_t2l(tmp_path)
+
+
+def test_a_list_under_a_word(tmp_path):
+    write_folder(tmp_path)
+    for text in ("lr: 5\n- 3\n", "- 3\n"):
+        (tmp_path / "args.yaml").write_text(text)
+        if text.startswith("lr"):
+            with pytest.raises(UserError, match="args.yaml, line 2: '- 3' stands in no list"):
+                load_t2l(tmp_path)
+        else:
+            with pytest.raises(UserError):
+                load_t2l(tmp_path)

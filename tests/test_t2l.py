@@ -262,3 +262,17 @@ def test_a_checkpoint_with_odd_sizes(changes, tiny_t2l):
     (tiny_t2l / "config.json").write_text(json.dumps(config))
     with pytest.raises(UserError, match="config.json"):
         load_t2l(tiny_t2l)
+
+
+@pytest.mark.parametrize("changes, said", [
+    ({"encoder": 5}, "encoder=5"), ({"tasks": 5}, "tasks=5"), ({"tasks": ["a"]}, "1 tasks, but an"),
+    ({"dropout": float("nan")}, "dropout=nan"), ({"latent": 130}, "latent=130"),
+    ({"modules": {}}, "expected modules"), ({"modules": {"q_proj": [8, 2.0]}}, "modules="),
+    ({"n_layers": 10**8}, "n_layers=100000000"), ({"z_scored": 1}, "z_scored=1"),
+    ({"base_model": None}, "base_model=None"), ({"arch": ["S"]}, "arch="), ({"arch": "Q"}, "Q")])
+def test_a_checkpoint_with_odd_fields(changes, said, tiny_t2l):
+    config = json.loads((tiny_t2l / "config.json").read_text())
+    config["t2l"] |= changes
+    (tiny_t2l / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match=f"config.json, section .*{said}"):
+        load_t2l(tiny_t2l)

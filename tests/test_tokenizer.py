@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 from conftest import GOLDEN
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from encoder import load_encoder
 from mistral import load_tokenizer
@@ -85,3 +85,71 @@ def test_a_tokenizer_of_another_model(tmp_path):
         (tmp_path / folder / "config.json").write_text(json.dumps(config | {"vocab_size": 50}))
         with pytest.raises(UserError, match="belong to different models|word_embeddings"):
             load(tmp_path / folder)
+
+
+# ------------------------------------------------------------------- what is beside the tokenizer
+
+def beside(tmp_path, **files):
+    """The tiny Llama (ChatML) with these files beside it, given as their content."""
+    folder = tmp_path / "model"
+    shutil.copytree(GOLDEN / "llama", folder)
+    for name, content in files.items():
+        path = folder / name.replace("__", ".")
+        path.write_text(content if isinstance(content, str) else json.dumps(content))
+    return folder
+
+
+CHATML = ("{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n"
+          "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}")
+
+
+@pytest.mark.parametrize("files, said", [
+    ({"tokenizer_config__json": {"chat_template": CHATML}}, ""),
+    ({"chat_template__jinja": "<|im_start|>system\nBe kind.<|im_end|>\n" + CHATML}, ""),
+    ({"tokenizer_config__json": {"bos_token": {"content": "<|im_start|>"}, "chat_template": [
+        {"name": "tools", "template": "x"}, {"name": "default", "template": CHATML}]}}, ""),
+    ({"tokenizer_config__json": {"chat_template": None}}, ""),
+    ({"chat_template__jinja": "### User: {{ messages[0]['content'] }}"}, "'### User: hi', but"),
+    ({"chat_template__json": {"chat_template": CHATML + "Well: "}}, "assistant.nWell: ', but"),
+    ({"chat_template__jinja": "Hello. " + CHATML}, "'Hello. <.im_start.>user"),
+    ({"chat_template__jinja": "{% for"}, "no prompt"),
+    ({"chat_template__jinja": "{{ ''.__class__.__mro__[1].__subclasses__() }}"}, "no prompt"),
+    ({"chat_template__jinja": "{{ raise_exception('no') }}"}, "no prompt .no.")])
+def test_a_chat_template_other_than_the_familys(files, said, tmp_path, capsys):
+    load_tokenizer(beside(tmp_path, **files))
+    err = capsys.readouterr().err
+    assert re.search(f"its chat template writes .*{said}", err) if said else err == ""
+
+
+def test_added_tokens_beyond_the_embeddings(tmp_path):
+    """A special one can never be given and loads; one that texts may hold is refused, and so is a
+    chat format whose tokens the model lacks."""
+    size = json.loads((GOLDEN / "llama" / "config.json").read_text())["vocab_size"]
+    for special in (True, False):
+        folder = beside(tmp_path / f"{special}")
+        raw = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        raw.add_tokens([AddedToken(f"[x{i}]", special=special) for i in range(100)])
+        raw.save(str(folder / "tokenizer.json"))
+        if special:
+            assert max(load_tokenizer(folder).encode("a[x99]b")) < size
+            continue
+        with pytest.raises(UserError, match="belong to different models"):
+            load_tokenizer(folder)
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    raw = Tokenizer(models.BPE({c: i for i, c in enumerate(alphabet)}, []))
+    raw.add_special_tokens(["<|im_start|>", "<|im_end|>"])                   # 256 and 257
+    raw.save(str(tmp_path / "tokenizer.json"))
+    for size in (257, 258):
+        (tmp_path / "config.json").write_text(json.dumps({"vocab_size": size}))
+        if size == 258:
+            load_tokenizer(tmp_path)
+            continue
+        with pytest.raises(UserError, match="ids up to 257, config.json 257 embeddings"):
+            load_tokenizer(tmp_path)
+
+
+def test_a_folder_without_tokenizer_json(tmp_path):
+    folder = beside(tmp_path, vocab__json="{}", merges__txt="")
+    (folder / "tokenizer.json").unlink()
+    with pytest.raises(UserError, match="only vocab.json, merges.txt; make it with transformers"):
+        load_tokenizer(folder)

@@ -7,10 +7,13 @@ import torch
 from conftest import GOLDEN
 from safetensors.torch import load_file, save_file
 
+import mistral
 from encoder import load_encoder
+from lora import add_delta, load_peft
 from mistral import load_model
 from t2l import load_t2l
 from utils.cli import UserError
+from utils.peft import merge_folder
 
 
 pytestmark = pytest.mark.quick
@@ -95,3 +98,86 @@ def test_nan_in_other_weights(file, load, tiny_t2l, tmp_path):
     save_file(weights, path)
     with pytest.raises(UserError, match=f"{name} holds numbers that are not finite"):
         load(path.parent)
+
+
+# -------------------------------------------------------------- what contradicts itself
+
+def changed_model(tmp_path, config: dict = {}, **tensors):
+    """The tiny Llama with other fields and tensors (None: left out)."""
+    folder = tmp_path / "model"
+    shutil.copytree(GOLDEN / "llama", folder)
+    said = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(said | config))
+    weights = load_file(folder / "model.safetensors") | tensors
+    save_file({k: w for k, w in weights.items() if w is not None}, folder / "model.safetensors")
+    return folder, weights
+
+
+def test_a_tied_head_that_is_stored(tmp_path):
+    """The same numbers: it loads. Others, or in another precision: refused."""
+    weights = load_file(GOLDEN / "llama" / "model.safetensors")
+    embedded = weights["model.embed_tokens.weight"]
+    for i, (head, well) in enumerate([(embedded.clone(), True), (embedded + 1e-3, False),
+                                      (embedded.bfloat16(), False)]):
+        (tmp_path / f"{i}").mkdir()
+        folder, _ = changed_model(tmp_path / f"{i}", {"tie_word_embeddings": True},
+                                  **{"lm_head.weight": head})
+        if well:
+            load_model(folder)
+            continue
+        with pytest.raises(UserError, match="another lm_head.weight is stored"):
+            load_model(folder)
+
+
+def test_an_index_beside_a_single_file(tmp_path):
+    """The single file is read, whether or not the old shards are there; both are named."""
+    folder, weights = changed_model(tmp_path)
+    expected = load_model(folder, torch.float32).state_dict()
+    (folder / "model.safetensors.index.json").write_text(json.dumps(
+        {"weight_map": dict.fromkeys(weights, "old.safetensors")}))
+    for there in (False, True):
+        if there:
+            save_file({k: w + 1 for k, w in weights.items()}, folder / "old.safetensors")
+        with pytest.warns(UserWarning, match="both model.safetensors and model.safetensors.index"):
+            found = load_model(folder, torch.float32).state_dict()
+        assert all(torch.equal(found[k], expected[k]) for k in expected)
+    merged = tmp_path / "merged"
+    with pytest.warns(UserWarning, match="both"):
+        merge_folder(folder, load_peft(GOLDEN / "llama" / "adapter"), merged, add_delta)
+    assert not (merged / "model.safetensors.index.json").exists()
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.uint8, torch.int32, torch.float8_e4m3fn,
+                                   torch.float8_e5m2, torch.bool])
+def test_weights_that_are_quantised(dtype, tiny_t2l, tmp_path):
+    name = "model.layers.0.self_attn.q_proj.weight"
+    folder, weights = changed_model(tmp_path)
+    save_file(weights | {name: weights[name].to(dtype)}, folder / "model.safetensors")
+    t2l = load_file(tiny_t2l / "t2l.safetensors")
+    save_file(t2l | {"mixer.1.bias": t2l["mixer.1.bias"].to(dtype)}, tiny_t2l / "t2l.safetensors")
+    lora = load_peft(GOLDEN / "llama" / "adapter")
+    for load in (lambda: load_model(folder), lambda: load_t2l(tiny_t2l),
+                 lambda: merge_folder(folder, lora, tmp_path / "merged", add_delta)):
+        with pytest.raises(UserError, match=f"is stored as {str(dtype)[6:]}; expected float32"):
+            load()
+    assert not (tmp_path / "merged").exists()
+
+
+@pytest.mark.parametrize("n", [1, 5, 9999])
+def test_layers_are_counted_before_a_model_is_built(n, tmp_path, monkeypatch):
+    monkeypatch.setattr(mistral, "Mistral", None)                          # else: a TypeError
+    folder, _ = changed_model(tmp_path, {"num_hidden_layers": n})
+    with pytest.raises(UserError, match=f"num_hidden_layers {n}, the weights hold 3 layers"):
+        load_model(folder)
+
+
+def test_empty_weights(tmp_path):
+    folder, _ = changed_model(tmp_path, **{"model.norm.weight": torch.zeros(0)})
+    with pytest.raises(UserError, match=r"model.norm.weight is \(0,\)"):
+        load_model(folder)
+
+
+def test_a_file_in_place_of_a_checkpoints_folder(tiny_t2l):
+    for name in ("t2l.safetensors", "config.json"):
+        with pytest.raises(UserError, match="is a file; give the folder it is in"):
+            load_t2l(tiny_t2l / name)

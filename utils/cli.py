@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from utils.schema import misfits, number, optional, whole
+
 
 class UserError(ValueError):
     """A mistake that a person can mend: names the file, what was found, what was expected."""
@@ -326,13 +328,18 @@ USED_BY = {"--loras": ["recon"], "--one-hot": ["recon"], "--canonical": ["recon"
            "--activation-checkpointing": ["sft", "mtlora", "lora"]}
 
 
+# A seed times a million, for one of every step, is what PyTorch takes.
+NUMBERS = {"--steps": whole(1, 10**9), "--batch-size": whole(1, 2**16), "--lr": number(1e-12, 1000),
+           "--seed": whole(-2**42, 2**42), "--save-every": whole(0, 10**9),
+           "--eval-samples": whole(0, 10**6), "--max-tasks": optional(whole(1, 10**6))}
+
+
 def check_train_flags(args: argparse.Namespace, samples_per_task: int) -> None:
     """UserError for numbers that make no sense, and for flags that the mode would ignore where
     that can be told from their defaults."""
     # Numbers.
-    if min(args.steps, args.batch_size) < 1 or min(args.save_every, args.eval_samples) < 0 \
-            or not args.lr > 0 or (args.max_tasks is not None and args.max_tasks < 1):
-        raise UserError("--steps, --batch-size, --max-tasks and --lr must be positive, "
+    if wrong := misfits({flag: getattr(args, name_of(flag)) for flag in NUMBERS}, NUMBERS):
+        raise UserError(f"{wrong}; --steps, --batch-size, --max-tasks and --lr must be positive, "
                         "--save-every and --eval-samples not negative")
     if args.mode == "lora" and args.batch_size % samples_per_task:
         raise UserError(f"--batch-size {args.batch_size} is no multiple of {samples_per_task}, the "

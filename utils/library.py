@@ -9,6 +9,7 @@ from collections.abc import Container, Iterable
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -55,7 +56,7 @@ def check_library_model(loras: dict[str, LoRA], base_model: str, name: str, n_la
     """UserError unless a library is for the language model of this name and these sizes."""
     layers, _, sizes = sizes_of(next(iter(loras.values())))
     if not same_model(base_model, name) or layers != n_layers or \
-            any(modules[m] != size for m, size in sizes.items()):
+            any(modules.get(m) != size for m, size in sizes.items()):
         raise UserError(f"the library is for {base_model}, {layers} layers of {sizes}; the "
                         f"language model is {name}, {n_layers} of {modules}")
 
@@ -88,15 +89,19 @@ def canonical(lora: LoRA) -> LoRA:
     (B M) (M⁻¹ A) is the same ΔW for every invertible M (r, r), so A and B alone mean little. With
     B = Q_B R_B and Aᵀ = Q_A R_A, the singular value decomposition of ΔW is that of the small
     R_B R_Aᵀ = U S Vᵀ between Q_B and Q_Aᵀ. Half of S, √S, goes to each side; the largest entry of
-    every row of A is made positive. The result is fp32 whatever the library's dtype.
+    every row of A is made positive. A rank beyond the module's own leaves rows and columns of 0.
+    The result is fp32 whatever the library's dtype.
     """
     out: LoRA = ({}, {})
     for m in lora[0]:
         Q_A, R_A = torch.linalg.qr(lora[0][m].double().transpose(-1, -2))
         Q_B, R_B = torch.linalg.qr(lora[1][m].double())
-        U, S, Vh = torch.linalg.svd(R_B @ R_A.transpose(-1, -2))
-        A = S.sqrt()[..., None] * Vh @ Q_A.transpose(-1, -2)               # (…, n, r, d_in)
-        B = Q_B @ U * S.sqrt()[..., None, :]                               # (…, n, d_out, r)
+        U, S, Vh = torch.linalg.svd(R_B @ R_A.transpose(-1, -2), full_matrices=False)
+        A = S.sqrt()[..., None] * Vh @ Q_A.transpose(-1, -2)
+        B = Q_B @ U * S.sqrt()[..., None, :]
+        lacking = lora[0][m].shape[-2] - S.shape[-1]
+        A = F.pad(A, (0, 0, 0, lacking))                                   # (…, n, r, d_in)
+        B = F.pad(B, (0, lacking))                                         # (…, n, d_out, r)
         sign = A.gather(-1, A.abs().argmax(-1, keepdim=True)).sign()       # (…, n, r, 1)
         sign = torch.where(sign == 0, 1.0, sign)
         out[0][m], out[1][m] = (A * sign).float(), (B * sign.transpose(-1, -2)).float()
@@ -159,6 +164,9 @@ class ReconTargets:
         rows = tuple({m: w.float() for m, w in side.items()} for side in stacked)   # A[m] (N, n, …)
         self.mean = average_lora(loras)
         self.std = tuple({m: standard_deviation(w) for m, w in side.items()} for side in rows)
+        if not all(w.isfinite().all() for side in (*self.mean, *self.std) for w in side.values()):
+            raise UserError("the library's numbers are too large for their mean and standard "
+                            "deviation in float32; train or save it again")
         if z_scores:
             rows = tuple({m: ((w - mean[m]) / std[m]).to(dtype) for m, w in side.items()}
                          for side, mean, std in zip(rows, self.mean, self.std))

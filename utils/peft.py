@@ -16,25 +16,31 @@ from torch import Tensor
 
 from utils.cli import UserError, warn
 from utils.files import atomic_folder, clear_scratch, read_json, write_json
-from utils.weights import read_safetensors, read_shards
+from utils.schema import FLAG, TEXT, misfits, number, optional, short, whole
+from utils.weights import check_numbers, read_safetensors, read_shards
 
 TARGETS = ("q_proj", "v_proj")
 LoRA = tuple[dict[str, Tensor], dict[str, Tensor]]
 KEY = "base_model.model.model.layers.{layer}.self_attn.{module}.lora_{side}.weight"
-KEY_PATTERN = re.compile(r"base_model\.model\.model\.layers\.(\d+)\.self_attn\.(q_proj|v_proj)"
-                         r"\.lora_([AB])\.weight")
+KEY_PATTERN = re.compile(r"base_model\.model\.model\.layers\.(0|[1-9]\d{0,5})\.self_attn"
+                         r"\.(q_proj|v_proj)\.lora_([AB])\.weight")
 
 # What PEFT can do beyond ΔW = scale · B A; and starts for which it changed the base's weights, too.
 UNSUPPORTED = ("use_dora", "rank_pattern", "alpha_pattern", "layer_replication", "use_qalora",
                "use_bdlora", "alora_invocation_tokens", "arrow_config", "kasa_config",
                "monteclora_config")
 BASE_CHANGING_INITS = ("pissa", "olora", "corda", "loftq", "lora_ga")
+CONFIG = {"r": whole(1, 2**20), "use_rslora": optional(FLAG),
+          "base_model_name_or_path": optional(TEXT)}
+ALPHA = number(0, 1e9)
 
 
 # -------------------------------------------------------------------------------- what fits
 
 def check_pairs(lora: LoRA) -> None:
     """ValueError unless every A has its B: the same modules, batch, layers and rank."""
+    if not (lora[0] or lora[1]):
+        raise ValueError("the adapter has no module, so no layer reads it; None is no adapter")
     for m in lora[0].keys() | lora[1].keys():
         A, B = (tuple(side[m].shape) if m in side else () for side in lora)
         if len(A) < 3 or A[:-2] != B[:-2] or A[-2] != B[-1]:
@@ -77,9 +83,15 @@ def check_fits(lora: LoRA, shapes: dict[str, torch.Size]) -> None:
                             f"{found.get(name, 'missing')}")
 
 
+def hub_name(place: str) -> str:
+    """owner/name, where a path leads to a snapshot in the cache of Hugging Face's hub."""
+    match = re.search(r"models--([^/\\]+)[/\\]snapshots[/\\][^/\\]+[/\\]?$", place)
+    return match[1].replace("--", "/", 1) if match else place
+
+
 def same_model(name: str | None, other: str | None) -> bool:
     """Whether two names may mean one model: the same after the last "/", or not known."""
-    return not name or not other or name.split("/")[-1] == other.split("/")[-1]
+    return not name or not other or Path(hub_name(name)).name == Path(hub_name(other)).name
 
 
 def check_adapter_sizes(what: str, made_for: str, made: tuple, model: str, wanted: tuple) -> None:
@@ -146,10 +158,15 @@ def load_peft(folder: str | Path) -> LoRA:
     refused, alpha = [key for key in UNSUPPORTED if config.get(key)], config.get("lora_alpha")
     if str(config.get("init_lora_weights")).startswith(BASE_CHANGING_INITS):
         refused.append(f"init_lora_weights={config['init_lora_weights']!r}, for a base it changed")
-    if config.get("peft_type") != "LORA" or not isinstance(alpha, int | float) or refused:
+    if config.get("layers_to_transform") is not None:
+        refused.append(f"layers_to_transform={short(config['layers_to_transform'])}; an adapter of "
+                       "all layers is needed")
+    if wrong := misfits(config, CONFIG):
+        refused.append(wrong)
+    if config.get("peft_type") != "LORA" or not ALPHA.fits(alpha) or refused:
         raise UserError(f"{folder}/adapter_config.json: expected a plain LoRA with lora_alpha, "
-                        f"found peft_type {config.get('peft_type')!r}, lora_alpha {alpha!r} "
-                        + ", ".join(refused))
+                        f"found peft_type {short(config.get('peft_type'))}, lora_alpha "
+                        f"{short(alpha)} " + ", ".join(refused))
 
     # Its tensors: "Aq_proj" … → layer → tensor.
     tensors = read_safetensors(folder / "adapter_model.safetensors")
@@ -170,7 +187,11 @@ def load_peft(folder: str | Path) -> LoRA:
                       "only q_proj and v_proj are adapted here, so it does less than it did")
 
     rows = {key: [part[i] for i in sorted(part)] for key, part in found.items() if part}
-    return stack_and_scale(folder, rows, alpha, bool(config.get("use_rslora")))
+    A, B = stack_and_scale(folder, rows, alpha, bool(config.get("use_rslora")))
+    if (rank := next(iter(A.values())).shape[1]) != config.get("r", rank):
+        raise UserError(f"{folder}: adapter_config.json says r {config['r']}, its tensors have "
+                        f"rank {rank}, so its scale is not certain")
+    return A, B
 
 
 def stack_and_scale(folder: Path, rows: dict[str, list[Tensor]], alpha: float,
@@ -181,12 +202,19 @@ def stack_and_scale(folder: Path, rows: dict[str, list[Tensor]], alpha: float,
     if len(ranks) != 1 or any(len({w.shape for w in part}) > 1 for part in rows.values()):
         raise UserError(f"{folder}: expected A (r, d_in) and B (d_out, r), in all layers alike; "
                         f"found ranks {', '.join(sorted(map(str, ranks)))}")
-    if not all(w.isfinite().all() for part in rows.values() for w in part):
-        raise UserError(f"{folder}: holds numbers that are not finite; train or save it again")
+    if any(w.numel() == 0 for part in rows.values() for w in part):
+        raise UserError(f"{folder}: holds tensors without numbers, as of training in shards; save "
+                        "it again, gathered")
     rank = ranks.pop()
     scale = alpha / (rank ** 0.5 if rslora else rank)
-    return ({key[1:]: torch.stack(part) for key, part in rows.items() if key[0] == "A"},
+    for part in rows.values():
+        for w in part:
+            check_numbers(w, f"{folder}:")
+    lora = ({key[1:]: torch.stack(part) for key, part in rows.items() if key[0] == "A"},
             {key[1:]: torch.stack(part) * scale for key, part in rows.items() if key[0] == "B"})
+    for B in lora[1].values():
+        check_numbers(B, f"{folder}: B times its scale of {scale:g}")
+    return lora
 
 
 # ------------------------------------------------------------------------------ model folders
@@ -209,6 +237,10 @@ def merge_folder(source: str | Path, lora: LoRA, out: str | Path,
             if file.suffix in (".json", ".txt", ".model", ".jinja") and "adapter" not in file.name:
                 shutil.copy(file, scratch)
         for name, weights in read_shards(source):
-            weights |= {k: add_delta(weights[k], *deltas[k])
-                        for k in weights.keys() & deltas.keys()}
+            for k in weights.keys() & deltas.keys():
+                check_numbers(weights[k], f"{source / name}: {k}")
+                weights[k] = add_delta(weights[k], *deltas[k])
+                check_numbers(weights[k], f"{source / name} with the adapter: {k}")
             save_file(weights, scratch / name, metadata={"format": "pt"})
+        if (scratch / "model.safetensors").exists():              # an old index was not read
+            (scratch / "model.safetensors.index.json").unlink(missing_ok=True)

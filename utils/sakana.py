@@ -15,6 +15,8 @@ from torch import Tensor
 
 from utils.cli import UserError
 from utils.files import read_json
+from utils.schema import FLAG, TEXT, list_of, misfits, number, one_of, optional, whole
+from utils.weights import check_t2l
 
 BUFFERS = ("AB_offset", "mean_recon_target", "std_recon_target")
 # What args.yaml may say: keys with the one value that is known here, keys that are read, keys that
@@ -26,6 +28,10 @@ READ = {"training_task", "pred_z_score", "factorized", "delta_w_scaling", "model
 FOLLOW = {"shared_AB_head", "autoreg_gen", "learnable_pos_emb", "learnable_AB_offset",
           "mt_lora_path", "hypernet_latent_size", "head_in_size", "head_use_bias",
           "target_modules"}
+ARGS = {"training_task": one_of("sft", "recon"), "pred_z_score": FLAG, "factorized": FLAG,
+        "delta_w_scaling": number(1e-30, 1e30), "model_dir": TEXT, "emb_model": optional(TEXT),
+        "module_order": list_of(TEXT)}
+ADAPTER = {"r": whole(1, 2**20), "lora_alpha": number(0, 1e9), "use_rslora": optional(FLAG)}
 TRAINING = set("""
     additional_eval_descs also_val_on_train batch_size config debug ds_descriptions epochs
     equally_weight_sample eval_ds_info grad_accum_steps inp_max_len keep_only_best
@@ -49,8 +55,9 @@ def read_sakana(folder: Path, module_order: tuple[str, ...] | None = None
     args, adapter = read_flat_yaml(folder / "args.yaml"), read_json(folder / "adapter_config.json")
     refused = [f"{key}: {args[key]!r}" for key, value in KNOWN.items()
                if args.get(key, value) != value]
-    if args.get("training_task") not in ("sft", "recon"):
-        refused.append(f"training_task: {args.get('training_task')!r}")
+    wrong = (misfits({"training_task": None} | args, ARGS, between=": "),
+             misfits(adapter, ADAPTER, "adapter_config.json's "))
+    refused += filter(None, wrong)
     if args.get("training_task") == "recon" and args.get("pred_z_score", True) \
             and not args.get("factorized", False):
         refused.append("pred_z_score without factorized")
@@ -72,11 +79,11 @@ def read_sakana(folder: Path, module_order: tuple[str, ...] | None = None
     try:
         fields = config_fields(state, args, adapter, tuple(order))
         stats = output_stats(state, args, order)
-    except (KeyError, IndexError, AttributeError, TypeError, RuntimeError) as error:
+    except (LookupError, AttributeError, TypeError, RuntimeError, ArithmeticError) as error:
         raise UserError(f"{folder}: not the authors' layout, {error} is missing or odd") from None
     replaced = {f"{name}.{side}.{m}" for name in BUFFERS for side in "AB" for m in order}
     state = {k: w for k, w in state.items() if k not in replaced} | stats
-    return fields, {k: w.float() for k, w in state.items()}
+    return check_t2l(fields, state, folder / "hypermod.pt")
 
 
 def config_fields(state: dict[str, Tensor], args: dict, adapter: dict,
@@ -112,8 +119,8 @@ def output_stats(state: dict[str, Tensor], args: dict, order: list[str]) -> dict
             offset = state[f"AB_offset.{side}.{m}"].float()
             mean, std = offset, torch.ones_like(offset)
             if recon and args.get("pred_z_score", True):         # the defaults are the authors'
-                mean = offset + state[f"mean_recon_target.{side}.{m}"]
-                std = state[f"std_recon_target.{side}.{m}"].float() + 1e-10
+                mean = offset + state[f"mean_recon_target.{side}.{m}"].view_as(offset)
+                std = state[f"std_recon_target.{side}.{m}"].float().view_as(offset) + 1e-10
             elif recon and not args.get("factorized", False):     # their code adds no offset here
                 mean = torch.zeros_like(offset)
                 std = std / args.get("delta_w_scaling", 10_000) ** 0.5
@@ -131,8 +138,9 @@ def read_pickled_tensors(path: Path) -> dict[str, Tensor]:
     except Exception as error:          # whatever a file that is broken makes the unpickler say
         said = str(error).splitlines()[0][:150] if str(error) else "cut off"
         raise UserError(f"{path} is not a pickled dict of tensors ({said})") from None
-    if not isinstance(state, dict) or not all(isinstance(w, Tensor) for w in state.values()):
-        raise UserError(f"{path}: expected a dict of tensors")
+    if not isinstance(state, dict) or not all(isinstance(name, str) and isinstance(w, Tensor)
+                                              for name, w in state.items()):
+        raise UserError(f"{path}: expected a dict of tensors by name")
     return state
 
 
@@ -145,8 +153,10 @@ def read_flat_yaml(path: Path) -> dict:
     except ValueError:
         raise UserError(f"{path} is not a text file in UTF-8") from None
     values, key = {}, ""
-    for line in lines:
+    for i, line in enumerate(lines, 1):
         if line.strip().startswith("- "):
+            if not isinstance(values.get(key, ""), list | None):
+                raise UserError(f"{path}, line {i}: {line.strip()!r} stands in no list")
             values[key] = [*(values.get(key) or []), scalar(line.strip()[2:])]
         elif ":" in line and not line.startswith((" ", "#")):
             key, text = line.split(":", 1)

@@ -3,14 +3,18 @@
 A prompt is what the family's own template writes, without a system message: SmolLM2's and
 Llama-3.1's templates would begin with one of their own.
 """
+import datetime
 from pathlib import Path
 
 import tokenizers
 import torch
+from jinja2 import TemplateError
+from jinja2.sandbox import ImmutableSandboxedEnvironment
 from torch import Tensor
 
-from utils.cli import UserError
+from utils.cli import UserError, warn
 from utils.files import read_json
+from utils.schema import whole
 
 # The token that ends an answer → what a prompt is made of: <special> tokens and texts, {} is the
 # message.
@@ -72,32 +76,101 @@ class Tokenizer:
 def read_tokenizer(path: str | Path) -> tokenizers.Tokenizer:
     """A Hugging Face tokenizer.json, without the truncation and padding that it may have been
     saved with; UserError when it is missing or broken."""
+    path = Path(path)
+    if not path.exists():
+        older = [file for file in ("tokenizer.model", "vocab.json", "vocab.txt", "merges.txt")
+                 if (path.parent / file).exists()]
+        raise UserError(f"{path} does not exist"
+                        + (f", only {', '.join(older)}" if older else "") + "; make it with "
+                        f"transformers: AutoTokenizer.from_pretrained({str(path.parent)!r})"
+                        f".save_pretrained({str(path.parent)!r})")
     try:
         tokenizer = tokenizers.Tokenizer.from_file(str(path))
-    except Exception as error:                      # the library raises nothing more precise
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        tokenizer.decode(tokenizer.encode("A word.").ids)            # some break only when used
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:        # the library raises nothing more precise, and may panic
         raise UserError(f"{path} is not a readable tokenizer.json ({error})") from None
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
     return tokenizer
 
 
 def read_chat_tokenizer(folder: Path) -> Tokenizer:
-    """The tokenizer of a model's folder; UserError where it is not that of the model beside it."""
+    """The tokenizer of a model's folder; UserError where it is not that of the model beside it, a
+    warning where the template beside it writes other prompts."""
     tokenizer = Tokenizer(folder / "tokenizer.json")
     if (folder / "config.json").exists():
         size = read_json(folder / "config.json").get("vocab_size")
-        check_vocabulary(tokenizer.tokenizer, size, folder)
+        check_vocabulary(tokenizer.tokenizer, size, folder,
+                         {tokenizer.end, *tokenizer.special.values()})
+    check_template(tokenizer, folder)
     return tokenizer
 
 
-def check_vocabulary(tokenizer: tokenizers.Tokenizer, size: int, folder: Path) -> None:
-    """UserError where a tokenizer can give ids that a model with `size` embeddings lacks."""
-    if not isinstance(size, int):
+def check_vocabulary(tokenizer: tokenizers.Tokenizer, size: int, folder: Path,
+                     special: set[int] | None = None) -> None:
+    """UserError where a tokenizer can give ids that a model with `size` embeddings lacks; where it
+    reads special tokens in a text as plain text, only those in `special` can be given."""
+    if not whole(1, 2**24).fits(size):
         raise UserError(f"{folder}/config.json: expected a whole number as vocab_size, found "
                         f"{size!r}")
-    if (last := max(tokenizer.get_vocab().values())) >= size:
+    ids = {*tokenizer.get_vocab(with_added_tokens=special is None).values(), *(special or ())}
+    if special is not None:
+        ids |= {i for i, token in tokenizer.get_added_tokens_decoder().items() if not token.special}
+    if (last := max(ids, default=0)) >= size:
         raise UserError(f"{folder}: tokenizer.json has ids up to {last}, config.json {size} "
                         "embeddings; they belong to different models")
+
+
+# ---------------------------------------------------------------------- the folder's template
+
+def check_template(tokenizer: Tokenizer, folder: Path) -> None:
+    """A warning where the chat template of a folder writes one user message in another way than
+    CHAT_FORMATS, but for a system message before it."""
+    template, special = read_template(folder)
+    if template is None:
+        return
+
+    def refuse(text: str) -> None:
+        raise TemplateError(text)
+    try:
+        engine = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True,
+                                               extensions=["jinja2.ext.loopcontrols"])
+        now = datetime.datetime.now()
+        found = engine.from_string(template).render(
+            messages=[{"role": "user", "content": "hi"}], add_generation_prompt=True,
+            raise_exception=refuse, strftime_now=now.strftime, **special)
+    except Exception as error:              # it is a program; whatever goes wrong when it runs
+        found = f"no prompt ({error})"
+
+    # The format here has the token that begins a text first, which a tokenizer may add by itself.
+    begin = special.get("bos_token") or ""
+    usual = "".join(tokenizer.chat).format("hi")
+    rest = usual.removeprefix(begin) if begin else usual
+    before = found.removesuffix(rest).removeprefix(begin).strip()
+    if not found.endswith(rest) or before and "system" not in before:
+        warn(f"{folder}: its chat template writes {found[:150]!r}, but prompts here are {usual!r}; "
+             "expect worse answers")
+
+
+def read_template(folder: Path) -> tuple[str | None, dict[str, str]]:
+    """(The chat template of a folder, its special tokens by name), from wherever they stand."""
+    said = {}
+    for name in ("tokenizer_config.json", "chat_template.json"):
+        if (folder / name).exists():
+            said |= read_json(folder / name)
+    template, alone = said.get("chat_template"), folder / "chat_template.jinja"
+    if alone.exists():
+        template = alone.read_text(encoding="utf-8", errors="replace")
+    if isinstance(template, list):                          # several, by name
+        named = {row.get("name"): row.get("template") for row in template
+                 if isinstance(row, dict) and isinstance(row.get("name"), str)}
+        template = named.get("default")
+    tokens = {name: token["content"] if isinstance(token, dict) and "content" in token else token
+              for name, token in said.items() if name.endswith("_token")}
+    return template if isinstance(template, str) else None, {
+        name: token for name, token in tokens.items() if isinstance(token, str)}
 
 
 def pad(rows: list[list[int]], device: str | torch.device = "cpu") -> Tensor:

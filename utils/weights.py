@@ -1,6 +1,8 @@
 """Weights on disk: safetensors files, sharded folders, strict loading, a fingerprint."""
 import hashlib
-from collections.abc import Iterator
+import re
+import warnings
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import torch
@@ -9,6 +11,13 @@ from torch import Tensor, nn
 
 from utils.cli import UserError
 from utils.files import read_json
+from utils.schema import FLAG, LAYERS, TEXT, WIDTH, list_of, misfits, number, object_of, whole
+
+FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+T2L = {"arch": TEXT, "emb_size": WIDTH, "n_layers": LAYERS,
+       "modules": object_of(list_of(WIDTH, 2)), "rank": WIDTH, "alpha": number(0, 1e9),
+       "latent": whole(4, 2**20, 4), "head_in": WIDTH, "dropout": number(0, 1), "head_bias": FLAG,
+       "base_model": TEXT, "encoder": TEXT, "z_scored": FLAG, "tasks": list_of(TEXT)}
 
 
 def read_safetensors(path: str | Path) -> dict[str, Tensor]:
@@ -18,25 +27,31 @@ def read_safetensors(path: str | Path) -> dict[str, Tensor]:
             return {k: file.get_tensor(k) for k in file.keys()}
     except FileNotFoundError:
         raise UserError(f"{path} does not exist") from None
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, ValueError, RuntimeError, LookupError, TypeError) as error:
         raise UserError(f"{path} is not a complete safetensors file ({error}); "
                         "fetch or save it again") from None
 
 
 def read_shards(folder: Path) -> Iterator[tuple[str, dict[str, Tensor]]]:
-    """(file name, its tensors) of a Hugging Face folder: one file, or the shards its index names.
+    """(file name, its tensors) of a Hugging Face folder: one file, or the shards its index names;
+    of both the single file, as transformers does, with a warning.
 
     Raises UserError where the index is odd or a shard holds other tensors than it says.
     """
-    index = folder / "model.safetensors.index.json"
+    index, single = folder / "model.safetensors.index.json", folder / "model.safetensors"
     if not index.exists():
-        yield "model.safetensors", read_safetensors(folder / "model.safetensors")
+        yield single.name, read_safetensors(single)
         return
 
     shard_of = read_json(index).get("weight_map")
     if not isinstance(shard_of, dict) or not shard_of or \
-            any(Path(str(name)).name != name for name in shard_of.values()):
+            not all(TEXT.fits(name) and Path(name).name == name for name in shard_of.values()):
         raise UserError(f"{index}: expected a weight_map, from tensors to the files beside it")
+    if single.exists() and single.name not in shard_of.values():
+        warnings.warn(f"{folder} holds both model.safetensors and {index.name} with its shards; "
+                      "the single file is read, delete what is old")
+        yield single.name, read_safetensors(single)
+        return
 
     for shard in sorted(set(shard_of.values())):
         tensors = read_safetensors(folder / shard)
@@ -47,24 +62,69 @@ def read_shards(folder: Path) -> Iterator[tuple[str, dict[str, Tensor]]]:
         yield shard, tensors
 
 
-def read_model_weights(folder: Path, tied: bool) -> dict[str, Tensor]:
+def read_model_weights(folder: Path, tied: bool, n_layers: int) -> dict[str, Tensor]:
     """All tensors of a language model's folder, without what follows from its config: RoPE's
-    frequencies, and the copy of the embeddings where the output head is tied to them."""
+    frequencies, and the copy of the embeddings where the output head is tied to them.
+
+    UserError where that is no copy, or where there are more or fewer than `n_layers` layers: this
+    is told before a model of that size is built.
+    """
     weights = {name: w for _, shard in read_shards(folder) for name, w in shard.items()
                if not name.endswith("rotary_emb.inv_freq")}
-    if tied:
-        weights.pop("lm_head.weight", None)
+    check_layer_count(weights, "model.layers", n_layers, folder)
+    head, embedded = weights.get("lm_head.weight"), weights.get("model.embed_tokens.weight")
+    if tied and head is not None and embedded is not None:
+        if head.dtype != embedded.dtype or not torch.equal(head, embedded):
+            raise UserError(f"{folder}: config.json ties the head to the embeddings, but another "
+                            "lm_head.weight is stored; say \"tie_word_embeddings\": false to use "
+                            "it, or delete it")
+        del weights["lm_head.weight"]
     return weights
+
+
+def check_layer_count(names: Iterable[str], prefix: str, expected: int, path: str | Path) -> None:
+    """UserError unless the layers among these names, "prefix.0.…" and so on, are as many."""
+    pattern = re.compile(re.escape(prefix) + r"\.(\d{1,9})\.")
+    found = 1 + max((int(match[1]) for match in map(pattern.match, names) if match), default=-1)
+    if found != expected:
+        raise UserError(f"{path}: config.json says num_hidden_layers {expected}, the weights hold "
+                        f"{found} layers")
 
 
 def read_t2l_folder(folder: Path) -> tuple[dict, dict[str, Tensor]]:
     """A checkpoint as train.py writes it: (the fields of its T2LConfig, its tensors in fp32)."""
+    if folder.is_file():
+        raise UserError(f"{folder} is a file; give the folder it is in, {folder.parent}")
     fields = read_json(folder / "config.json").get("t2l")
-    if fields is None:
+    if not isinstance(fields, dict):
         raise UserError(f"{folder}/config.json has no \"t2l\" section; expected a folder written "
                         "by train.py --mode sft or recon")
     tensors = read_safetensors(folder / "t2l.safetensors")
+    return check_t2l(fields, tensors, f"{folder}/config.json, section \"t2l\"")
+
+
+def check_t2l(fields: dict, tensors: dict[str, Tensor], where: str | Path
+              ) -> tuple[dict, dict[str, Tensor]]:
+    """A T2L's (fields, tensors in fp32); UserError for what is not of its kind."""
+    if wrong := misfits(fields, T2L):
+        raise UserError(f"{where}: found {wrong}")
+    if not fields.get("modules"):
+        raise UserError(f"{where}: expected modules, from names to their d_in and d_out")
+    if (tasks := fields.get("tasks")) and len(tasks) != fields.get("emb_size"):
+        raise UserError(f"{where}: {len(tasks)} tasks, but an emb_size of {fields.get('emb_size')}")
+    for name, w in tensors.items():
+        check_numbers(w, f"{where}: {name}")
     return fields, {name: w.float() for name, w in tensors.items()}
+
+
+def check_numbers(w: Tensor, what: str) -> None:
+    """UserError for a weight that cannot be computed with: quantised, or not finite."""
+    if w.dtype not in FLOATS or w.layout != torch.strided:
+        raise UserError(f"{what} is stored as {str(w.dtype).removeprefix('torch.')}; "
+                        "expected float32, bfloat16 or float16, not a quantised model")
+    if not w.sum(dtype=torch.float32).isfinite():                     # faster than every entry
+        raise UserError(f"{what} holds numbers that are not finite, or too large to add up in "
+                        "float32; fetch or train it again")
 
 
 def load_weights(module: nn.Module, tensors: dict[str, Tensor], path: str | Path) -> None:
@@ -76,9 +136,7 @@ def load_weights(module: nn.Module, tensors: dict[str, Tensor], path: str | Path
         if expected.get(name) != found.get(name):
             raise UserError(f"{path}: {name} is {found.get(name, 'missing')}, the config and the "
                             f"other tensors expect {expected.get(name, 'no such weight')}")
-        if not tensors[name].sum(dtype=torch.float32).isfinite():     # faster than every entry
-            raise UserError(f"{path}: {name} holds numbers that are not finite; fetch or train it "
-                            "again")
+        check_numbers(tensors[name], f"{path}: {name}")
     module.load_state_dict(tensors, strict=True, assign=True)
 
 

@@ -329,7 +329,7 @@ USED_BY = {"--loras": ["recon"], "--one-hot": ["recon"], "--canonical": ["recon"
 
 
 # A seed times a million, for one of every step, is what PyTorch takes.
-NUMBERS = {"--steps": whole(1, 10**9), "--batch-size": whole(1, 2**16), "--lr": number(1e-12, 1000),
+NUMBERS = {"--steps": whole(1, 10**9), "--batch-size": whole(1, 2**16), "--lr": number(1e-12, 1e32),
            "--seed": whole(-2**42, 2**42), "--save-every": whole(0, 10**9),
            "--eval-samples": whole(0, 10**6), "--max-tasks": optional(whole(1, 10**6))}
 

@@ -107,7 +107,7 @@ class Attention(nn.Module):
         b, t, _ = x.shape
 
         # One sample's adapter meets its tokens in lora_linear, whichever projections it has.
-        q, k, v = (self.project(m, x, adapter) for m in ("q_proj", "k_proj", "v_proj"))
+        q, v, k = (self.project(m, x, adapter) for m in ("q_proj", "v_proj", "k_proj"))
         q = rotate(q.view(b, t, self.k * self.g, self.c), rope)
         k = rotate(k.view(b, t, self.k, self.c), rope)
         v = v.view(b, t, self.k, self.c)

@@ -52,7 +52,7 @@ def test_a_decoders_config_is_checked_field_by_field(field, value, tmp_path):
 
 
 @pytest.mark.parametrize("flag, value", [
-    ("--seed", 2**60), ("--seed", -2**60), ("--lr", "1e30"), ("--lr", "nan"), ("--lr", "inf"),
+    ("--seed", 2**60), ("--seed", -2**60), ("--lr", "1e33"), ("--lr", "nan"), ("--lr", "inf"),
     ("--batch-size", 10**7), ("--steps", 10**12), ("--max-tasks", 10**30)])
 def test_numbers_on_the_command_line(flag, value):
     mode = "recon" if flag == "--max-tasks" else "sft"

@@ -5,8 +5,6 @@ import torch
 from experiments import cost
 from t2l import T2L, T2LConfig, adapted_modules
 
-pytestmark = pytest.mark.quick
-
 
 def test_the_cost_of_a_query_is_two_flops_for_each_weight_and_token():
     """By hand for the language model; for L its linear layers, called 64 times, and the task's."""

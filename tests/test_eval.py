@@ -12,8 +12,6 @@ from mistral import load_tokenizer
 from utils.cli import UserError
 from utils.stats import interval, mean
 
-pytestmark = pytest.mark.quick
-
 
 def test_controls_are_what_their_names_say(suite):
     controls, rng = Controls(suite), random.Random(0)

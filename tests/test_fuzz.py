@@ -227,7 +227,6 @@ def fuzz(root, kind: str, n: int) -> None:
     change_and_load()
 
 
-@pytest.mark.quick
 @pytest.mark.parametrize("kind", LOADERS)
 def test_a_few_changed_files(kind, tmp_path, capfd):
     fuzz(tmp_path, kind, 13)                                     # 104 in all
@@ -239,7 +238,6 @@ def test_many_changed_files(kind, tmp_path, capfd):
     fuzz(tmp_path, kind, CASES // len(LOADERS))
 
 
-@pytest.mark.quick
 def test_the_fuzz_itself_notices_another_exception(tmp_path, monkeypatch):
     monkeypatch.setitem(LOADERS, "adapter", (
         peft_folder, lambda folder: json.loads((folder / "a" / "adapter_config.json").read_text()),

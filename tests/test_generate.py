@@ -43,6 +43,7 @@ def test_write_gives_the_known_bytes_and_the_committed_splits(tmp_path):
     assert written == committed and len(committed) > 500
 
 
+@pytest.mark.slow
 def test_write_again_and_into_a_folder_of_other_tasks(written):
     before = digest_of(written / "tasks")
     assert command("data.generate", "--write", written).returncode == 0

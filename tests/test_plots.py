@@ -5,8 +5,6 @@ import pytest
 
 from experiments import plots
 
-pytestmark = pytest.mark.quick
-
 
 def test_the_picture_is_drawn(tmp_path):
     pytest.importorskip("matplotlib")

@@ -89,7 +89,9 @@ def test_resuming_oracles_trains_what_is_missing_only(library, tiny_tasks, capsy
 # ------------------------------------------------------------------------- reconstruction
 
 
-@pytest.mark.parametrize("arch, extra", [("L", []), ("M", ["--canonical"]), ("S", ["--one-hot"]),
+@pytest.mark.parametrize("arch, extra", [("L", []),
+                                         pytest.param("M", ["--canonical"], marks=pytest.mark.slow),
+                                         pytest.param("S", ["--one-hot"], marks=pytest.mark.slow),
                                          ("L", ["--recon-space", "delta"])])
 def test_reconstruction_begins_with_the_mean_and_comes_near(arch, extra, library, tiny_tasks,
                                                             tmp_path, capsys):

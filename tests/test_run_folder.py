@@ -15,8 +15,6 @@ import train
 from utils.cli import UserError
 from utils.files import lock_folder, unlock
 
-pytestmark = pytest.mark.quick
-
 
 def test_an_unfinished_run_is_not_overwritten(tmp_path):
     (tmp_path / "train_state.pt").write_bytes(b"precious")
@@ -234,8 +232,9 @@ def stopped(flags, number: int, ready) -> subprocess.CompletedProcess:
 
 
 @pytest.mark.skipif(os.name == "nt", reason="other signals there")
-@pytest.mark.parametrize("every, number", [(100_000, "SIGTERM"), (100_000, "SIGHUP"),
-                                           (0, "SIGINT")])
+@pytest.mark.parametrize("every, number", [
+    (100_000, "SIGTERM"), pytest.param(100_000, "SIGHUP", marks=pytest.mark.slow),
+    pytest.param(0, "SIGINT", marks=pytest.mark.slow)])
 def test_a_signal_saves_the_state_and_says_how_to_go_on(every, number, flags, tmp_path):
     """Before the first state was due; and where none is kept, it says so."""
     out = tmp_path / "run"

@@ -13,7 +13,6 @@ from data.suite import load_suite
 from utils.cli import UserError, run, task_name, typed_text
 from utils.files import listed, read_json, read_text, write_json
 
-pytestmark = pytest.mark.quick
 
 WORD = "naïve Žluťoučký 日本"
 

@@ -89,6 +89,9 @@ def tests_pass(programs: list[str], tests: str, seconds: int, megabytes: int) ->
 
     UserError where Python does not even start.
     """
+    if os.name != "posix":
+        raise UserError("--run-code needs Linux or macOS: its limits are the system's")
+
     # An empty folder in one that only we may change, and a channel.
     outer = Path(tempfile.mkdtemp())
     ours, theirs = socket.socketpair()

@@ -6,7 +6,7 @@ import sys
 import pytest
 from conftest import ROOT, command, refused, train_tiny
 
-from utils.cli import UserError
+from utils.cli import UserError, run
 
 pytestmark = pytest.mark.quick
 
@@ -78,3 +78,11 @@ def test_a_reader_that_leaves_does_not_stop_a_command():
     finally:
         os.close(write)
     assert (done.returncode, done.stderr) == (0, "done\n")
+
+
+def test_a_message_of_several_lines_is_one_line(capsys):
+    def main():
+        raise UserError("first\n  second\nthird")
+    with pytest.raises(SystemExit):
+        run(main)
+    assert capsys.readouterr().err == "error: first second third\n"

@@ -105,7 +105,7 @@ def test_what_is_only_read_stays_as_it_is(tiny_tasks, tmp_path, monkeypatch):
          tmp_path / "checkpoints" / "one")
     monkeypatch.setattr("eval.CHECKPOINTS", tmp_path / "checkpoints")
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "checkpoints" / ".part-0123").mkdir()           # what a killed command left
+    (tmp_path / "checkpoints" / ".text-to-lora-part-0123456789ab").mkdir()    # of a killed command
     before = {file: file.read_bytes() for file in (tmp_path / "checkpoints" / "one").iterdir()}
     for extra, out in (([], "out/eval"), (["--ckpt", "checkpoints/one", "--out", "mine"], "mine")):
         call("eval", *tiny, *extra)

@@ -113,3 +113,26 @@ def test_metadata_has_one_order(tmp_path):
     assert len(found) == 1
     with safe_open(tmp_path / "0", "np") as file:
         assert file.metadata() == about and file.get_tensor("w").tolist() == [0, 1, 2, 3, 4]
+
+
+def test_only_scratch_of_our_own_is_cleared(tmp_path):
+    """A folder of somebody else whose name begins alike, and one that a killed process left."""
+    (tmp_path / ".text-to-lora-part-mine").mkdir()
+    (tmp_path / ".part-0123456789ab").mkdir()
+    (tmp_path / ".text-to-lora-part-0123456789ab").mkdir()
+    with atomic_folder(tmp_path / "new") as scratch:
+        (scratch / "a").write_text("x")
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        ".part-0123456789ab", ".text-to-lora-part-mine", "new"]
+
+
+def test_old_weights_go_when_the_new_ones_are_there(tmp_path, monkeypatch):
+    (tmp_path / "old.safetensors").write_text("old")
+
+    def dies(*_):
+        raise OSError("killed here")
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="killed here"):
+        with atomic_folder(tmp_path, stale=["old.safetensors"]) as scratch:
+            (scratch / "new.safetensors").write_text("new")
+            patch.setattr(os, "replace", dies)
+    assert (tmp_path / "old.safetensors").read_text() == "old"

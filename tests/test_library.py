@@ -51,9 +51,9 @@ def test_canonical_of_a_lora_that_does_nothing_is_finite():
 def test_a_library_has_no_hidden_adapters(tmp_path):
     """What begins with "." is no adapter: a killed command's scratch, whole or not."""
     lora = random_lora()
-    for name in ("one", "two", ".part-0123", ".one.ab12"):
+    for name in ("one", "two", ".text-to-lora-part-0123456789ab", ".one.ab12"):
         save_peft(tmp_path / name, *lora)
-    (tmp_path / ".part-4567").mkdir()
+    (tmp_path / ".text-to-lora-part-456789abcdef").mkdir()
     assert sorted(load_library(tmp_path)[0]) == ["one", "two"]
 
 

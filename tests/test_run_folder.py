@@ -262,9 +262,10 @@ def test_interrupted_during_the_table(flags, tmp_path, monkeypatch):
     assert done.returncode == 130 and "the weights are in" in done.stderr
     words = done.stderr.split("for the table: python eval.py ")[1].split()
     assert words[0] == "--ckpt" and not (out / "results.json").exists()
-    assert " ".join(words) in command("train", *flags, "--resume").stdout
+    assert words[-2:] == ["--eval-samples", "1"]
+    assert " ".join(words) in command("train", *flags, "--eval-samples", 1, "--resume").stdout
     monkeypatch.setattr(train, "report", report)
-    assert command("eval", *words, "--eval-samples", 1).returncode == 0
+    assert command("eval", *words).returncode == 0
     assert (out / "results.json").exists()
     assert "table" not in command("train", *flags, "--resume").stdout
 
@@ -298,3 +299,16 @@ def test_a_full_disk_keeps_the_last_state(flags, unfinished, monkeypatch):
         said = stops("train", *flags, "--resume", "--out", other)
     assert "is the disk full?" in said and (other / "train_state.pt").read_bytes() == before
     assert command("train", *flags, "--resume", "--out", other).returncode == 0
+
+
+def test_oracles_do_not_begin_in_another_modes_folder(flags, tmp_path):
+    assert command("train", *flags).returncode == 0
+    before = files_of(tmp_path / "run")
+    said = refused("train", *flags, "--mode", "lora", "--batch-size", 8)
+    assert "holds a run of --mode mtlora" in said and files_of(tmp_path / "run") == before
+
+
+def test_the_tables_command_is_that_of_the_run(flags, tmp_path, capsys):
+    assert command("train", *flags).returncode == 0
+    done = command("train", *flags, "--resume")
+    assert "--dtype float32" in done.stdout and "--device cpu" in done.stdout

@@ -66,7 +66,7 @@ def run(main: Callable[[], None]) -> None:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
-    warnings.formatwarning = lambda message, *_: f"warning: {message}\n"
+    warnings.formatwarning = lambda message, *_: f"warning: {one_line(message)}\n"
     streams = sys.stdout, sys.stderr
     sys.stdout, sys.stderr = map(Output, streams)
     try:
@@ -75,7 +75,7 @@ def run(main: Callable[[], None]) -> None:
         sys.stdout.flush()
     except (UserError, OSError) as error:           # a full disk, a folder that is not yours …
         full = getattr(error, "errno", None) == errno.ENOSPC
-        print(f"error: {error}" + full * "; make room, then start it again", file=sys.stderr)
+        note(f"error: {one_line(error)}" + full * "; make room, then start it again")
         sys.exit(2)
     except KeyboardInterrupt as stop:
         print(": ".join(["interrupted", *map(str, stop.args)]), file=sys.stderr)
@@ -165,7 +165,12 @@ def note(text: str) -> None:
 
 
 def warn(text: str) -> None:
-    note(f"warning: {text}")
+    note(f"warning: {one_line(text)}")
+
+
+def one_line(message: object) -> str:
+    """A message that may hold another program's, or a name with line ends."""
+    return " ".join(str(message).split())
 
 
 # ------------------------------------------------------------------------- the description

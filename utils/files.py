@@ -13,7 +13,7 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-from utils.cli import UserError
+from utils.cli import UserError, on_interrupt
 
 try:
     import fcntl
@@ -92,7 +92,7 @@ def write_json(path: str | Path, value: dict) -> None:
 
 # ------------------------------------------------------------------ all of it or nothing
 
-SCRATCH = ".part-"              # how scratch folders begin; whoever lists a folder passes over "."
+SCRATCH = ".text-to-lora-part-"         # and twelve hex digits; lists of folders pass over "."
 
 
 @contextmanager
@@ -101,8 +101,8 @@ def atomic_folder(folder: str | Path, stale: Iterable[str] = ()) -> Iterator[Pat
 
     A new folder appears by one rename. In one that exists each file is replaced by one, for that
     folder alone may be on its disk, or writable: a config.json, which describes the others, is
-    taken away first and comes last, and files named in `stale` go between. All is on the disk
-    before the first rename, and as readable by others as the umask says.
+    taken away first and comes last; files named in `stale` go when the new ones are there. All is
+    on the disk before the first rename, and as readable by others as the umask says.
     """
     if Path(folder).exists() and not Path(folder).is_dir():
         raise UserError(f"{folder} is a file; give the name of a folder to write into")
@@ -110,14 +110,20 @@ def atomic_folder(folder: str | Path, stale: Iterable[str] = ()) -> Iterator[Pat
     place = folder if folder.exists() else folder.parent
     place.mkdir(parents=True, exist_ok=True)
     clear_scratch(place)
-    scratch = place / f"{SCRATCH}{uuid.uuid4().hex[:12]}"
-    scratch.mkdir()
-    held = lock_folder(scratch)                          # until it ends, no other process clears it
+    held = None
+    while held is None:                                  # another process may clear it before that
+        scratch = place / f"{SCRATCH}{uuid.uuid4().hex[:12]}"
+        scratch.mkdir()
+        held = lock_folder(scratch)                      # until it ends, no other clears it
     try:
         yield scratch
         settle(scratch)
         if place == folder:
-            replace_files(scratch, folder, stale)
+            stopped: list = []                           # a moment that must not be broken off
+            with on_interrupt(lambda *_: stopped.append(True)):
+                replace_files(scratch, folder, stale)
+            if stopped:
+                raise KeyboardInterrupt
         else:
             scratch.rename(folder)
         sync(place)
@@ -151,20 +157,24 @@ def sync(path: Path) -> None:
 
 def replace_files(scratch: Path, folder: Path, stale: Iterable[str]) -> None:
     """Move a scratch folder's files over those in `folder`, see atomic_folder."""
-    files = sorted(scratch.iterdir(), key=lambda file: (file.name.endswith("config.json"),
-                                                        file.name))
-    if len(files) > 1:
-        for file in reversed([f for f in files if f.name.endswith("config.json")]):
+    files = sorted(scratch.iterdir())
+    configs = [file for file in files if file.name.endswith("config.json")]
+    others = [file for file in files if file not in configs]
+    if others:
+        for file in reversed(configs):
             (folder / file.name).unlink(missing_ok=True)
+    for file in others:
+        os.replace(file, folder / file.name)
     for name in set(stale) - {file.name for file in files}:
         (folder / name).unlink(missing_ok=True)
-    for file in files:
+    for file in configs:
         os.replace(file, folder / file.name)
 
 
 def clear_scratch(folder: Path) -> None:
-    """Delete what killed processes left of their scratch folders; a living one locks its own."""
-    for path in folder.glob(f"{SCRATCH}*/"):
+    """Delete what killed processes left of their scratch folders; a living one locks its own. Where
+    there are no locks, nothing is deleted."""
+    for path in folder.glob(f"{SCRATCH}{'[0-9a-f]' * 12}/"):
         if held := lock_folder(path):
             shutil.rmtree(path, ignore_errors=True)
             unlock(held)
@@ -183,7 +193,7 @@ def lock_folder(folder: Path) -> int | None:
     except OSError as error:
         if file is not None:
             os.close(file)
-        return None if isinstance(error, BlockingIOError) else 0
+        return None if isinstance(error, BlockingIOError | FileNotFoundError) else 0
 
 
 def unlock(held: int | None) -> None:

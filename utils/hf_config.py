@@ -3,13 +3,12 @@
 What an absent field means, what is refused, what is ignored: no field is passed over in silence.
 For an encoder also what sentence-transformers keeps beside it: modules.json and what that names.
 """
-import json
 import os
 import re
 from pathlib import Path
 
 from utils.cli import UserError, warn
-from utils.files import read_json
+from utils.files import parse_json, read_json, read_text
 from utils.peft import hub_name
 from utils.schema import (EPSILON, FLAG, LAYERS, TEXT, WIDTH, either, list_of, misfits, number,
                           one_of, optional, whole)
@@ -293,7 +292,7 @@ def read_encoder_folder(folder: Path) -> tuple[Path, dict]:
 def read_module_list(path: Path) -> list[tuple[str, Path]]:
     """modules.json as (class, without the module of sentence-transformers it is in; folder)."""
     try:
-        rows = json.loads(path.read_text(encoding="utf-8"))
+        rows = parse_json(read_text(path), path)
         return [(re.sub(r"^sentence_transformers\.([\w.]+\.)?", "", row["type"]),
                  path.parent / inside(row["path"])) for row in rows]
     except (ValueError, OSError, LookupError, TypeError, RecursionError) as error:

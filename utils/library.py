@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from utils.cli import UserError, select_tasks
-from utils.files import read_json
+from utils.files import composed, read_json
 from utils.peft import LoRA, load_peft, same_model
 
 
@@ -28,16 +28,17 @@ def load_library(folder: str | Path, wanted: list[str] | None = None,
     """
     loras, models = {}, {}
     for path in sorted(Path(folder).glob("[!.]*/")):
-        A, B = loras[path.name] = load_peft(path)
-        models[path.name] = read_json(path / "adapter_config.json").get("base_model_name_or_path")
+        name = composed(path.name)
+        A, B = loras[name] = load_peft(path)
+        models[name] = read_json(path / "adapter_config.json").get("base_model_name_or_path")
         first = next(iter(loras))
         for side, other in zip((A, B), loras[first]):
             found, usual = ({m: tuple(w.shape) for m, w in s.items()} for s in (side, other))
             if found != usual:
                 raise UserError(f"{path}: its shapes {found} are not those of {first}, {usual}; a "
                                 "library holds adapters of one rank for one model")
-        if not same_model(models[path.name], models[first]):
-            raise UserError(f"{path} is for {models[path.name]!r}, {first} for {models[first]!r}; "
+        if not same_model(models[name], models[first]):
+            raise UserError(f"{path} is for {models[name]!r}, {first} for {models[first]!r}; "
                             "a library holds adapters of one model")
     if not loras:
         raise UserError(f"{folder} holds no adapter folder; train.py --mode lora makes a library")

@@ -123,9 +123,12 @@ def check_new(args: argparse.Namespace, out: Path) -> None:
     if mode == "lora":
         raise UserError(f"{out} holds the oracles of an earlier run; go on with --resume, "
                         "choose another --out, or delete it")
+    if mode and args.mode == "lora":
+        raise UserError(f"{out} holds a run of --mode {mode}; choose another --out for the oracles")
     others = [out / name for name in FILES if (out / name).exists()]
     if args.mode == "lora":
-        others += [path.parent for path in sorted(out.glob("*/adapter_config.json"))]
+        others += [*sorted(out.glob("log_*.jsonl")),
+                   *(path.parent for path in sorted(out.glob("*/adapter_config.json")))]
     cut_off = not (out / "config.json").exists() and step_lines(out / "log.jsonl")   # a run's end
     if others and not mode and not cut_off:
         raise UserError(f"{others[0]} is there, but no run wrote it; choose another --out, or "
@@ -140,16 +143,24 @@ def check_resumable(args: argparse.Namespace, out: Path) -> None:
                         "--save-every N")
     for key, value in settings(args).items():
         if found.get(key) != value:
-            raise UserError(
-                f"{state if state.exists() else out / 'config.json'} says {key} = "
-                f"{found.get(key)!r}, the command line {value!r}; "
-                + ("the learning rate falls to 0 at the last step, so a run has no more of them; "
-                   f"to train on from what it gives: --init {out} --out ANOTHER (sft, recon)"
-                   if key == "steps" else "resume with the flags of the first run"))
+            where = state if state.exists() else out / "config.json"
+            raise UserError(f"{where} says {key} = {found.get(key)!r}, the command line {value!r}; "
+                            + (other_steps(found, out) if key == "steps" else
+                               "resume with the flags of the first run"))
     if found.get("finished") and found["mode"] != "lora" \
             and not any((out / name).exists() for name in WEIGHTS):
         raise UserError(f"{out}/config.json says that the run is finished, but its weights are not "
                         "there; leave out --resume to begin anew")
+
+
+def other_steps(found: dict, out: Path) -> str:
+    """What to do in place of resuming with another number of steps."""
+    way = f"to train on from what it gives: --init {out} --out ANOTHER"
+    if found.get("mode") not in ("sft", "recon"):
+        way = "begin anew in another --out (--init is for sft and recon)"
+    elif not found.get("finished"):
+        way = f"finish it with --steps {found.get('steps')}; {way}"
+    return f"the learning rate's schedule depends on the steps; {way}"
 
 
 def start_run(args: argparse.Namespace, out: Path, library: list[str] | None = None) -> Path:
@@ -198,7 +209,7 @@ def way_on(args: argparse.Namespace, out: Path, written: bool) -> str:
     if written and recorded(out).get("finished"):
         return f"the weights are in {out}; for the table: {table_command(args, out)}"
     if recorded(out).get("mode") == args.mode == "lora":
-        done = len(list(out.glob("[!.]*/adapter_model.safetensors")))
+        done = len(list(out.glob("[!.]*/adapter_config.json")))
         return f"{out} holds {done} finished oracles; the same command with --resume goes on"
     return "no state of this run is saved, see --save-every; the same command begins anew"
 
@@ -208,6 +219,9 @@ def table_command(args: argparse.Namespace, out: Path) -> str:
     words = ["python", "eval.py"] if args.mode != "recon" else \
         ["python", "-m", "experiments.compare", "--loras", args.loras]
     words += ["--ckpt", out, "--out", out]
+    words += ["--device", args.device, "--dtype", str(args.dtype).split(".")[1]]
+    if args.eval_samples and args.mode != "recon":
+        words += ["--eval-samples", args.eval_samples]
     for name in ("model", "encoder", "tasks"):
         given = getattr(args, name)
         if given and not (name == "encoder" and args.mode == "mtlora"):

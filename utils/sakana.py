@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from utils.cli import UserError
-from utils.files import read_json
+from utils.files import read_json, read_text
 from utils.schema import FLAG, TEXT, list_of, misfits, number, one_of, optional, whole
 from utils.weights import check_t2l
 
@@ -146,14 +146,8 @@ def read_pickled_tensors(path: Path) -> dict[str, Tensor]:
 
 def read_flat_yaml(path: Path) -> dict:
     """`key: value` lines, and lists of `- value` lines; no more YAML than args.yaml needs."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError:
-        raise UserError(f"{path} does not exist") from None
-    except ValueError:
-        raise UserError(f"{path} is not a text file in UTF-8") from None
     values, key = {}, ""
-    for i, line in enumerate(lines, 1):
+    for i, line in enumerate(read_text(path).splitlines(), 1):
         if line.strip().startswith("- "):
             if not isinstance(values.get(key, ""), list | None):
                 raise UserError(f"{path}, line {i}: {line.strip()!r} stands in no list")

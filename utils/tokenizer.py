@@ -13,7 +13,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from torch import Tensor
 
 from utils.cli import UserError, warn
-from utils.files import read_json
+from utils.files import read_json, read_text
 from utils.schema import whole
 
 # The token that ends an answer → what a prompt is made of: <special> tokens and texts, {} is the
@@ -162,7 +162,7 @@ def read_template(folder: Path) -> tuple[str | None, dict[str, str]]:
             said |= read_json(folder / name)
     template, alone = said.get("chat_template"), folder / "chat_template.jinja"
     if alone.exists():
-        template = alone.read_text(encoding="utf-8", errors="replace")
+        template = read_text(alone)
     if isinstance(template, list):                          # several, by name
         named = {row.get("name"): row.get("template") for row in template
                  if isinstance(row, dict) and isinstance(row.get("name"), str)}

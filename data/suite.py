@@ -18,8 +18,8 @@ from pathlib import Path
 
 from data import generate
 from data.tasks import Pair, Sample, Suite, Task, message
-from utils.cli import UserError
-from utils.files import composed, listed, read_json
+from utils.cli import UserError, composed
+from utils.files import listed, read_json
 from utils.tokenizer import Tokenizer
 
 

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import warnings
+from argparse import Namespace
 
 import pytest
 import torch
@@ -14,11 +15,13 @@ from safetensors.torch import load_file, save_file
 
 from data.suite import load_suite
 from encoder import load_encoder
+from experiments.benchmark_formats import load_benchmark
 from lora import load_peft
 from mistral import load_model, load_tokenizer
 from t2l import T2L, T2LConfig, load_t2l, save_t2l
 from utils.cli import UserError
 from utils.library import load_library
+from utils.run_folder import SETTINGS, load_state, save_state
 
 pytest.importorskip("hypothesis")
 from hypothesis import HealthCheck, given, settings, strategies as st          # noqa: E402
@@ -111,6 +114,30 @@ def task_folder(folder):
     (folder / "splits.json").write_text('{"unseen": ["beta"], "validation": []}')
 
 
+def benchmark_folder(folder):
+    folder.mkdir()
+    rows = [{"question": {"stem": f"which {i}", "choices": [{"text": x, "label": x} for x in "AB"]},
+             "answerKey": "B"} for i in range(3)]
+    (folder / "arc_easy.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "prompts.json").write_text('{"arc_easy": "so: {question} {options}"}')
+
+
+def small_source() -> tuple[torch.nn.Module, torch.optim.Optimizer]:
+    torch.manual_seed(0)
+    source = torch.nn.Linear(3, 2)
+    optimizer = torch.optim.AdamW(source.parameters())
+    source(torch.ones(1, 3)).sum().backward()
+    optimizer.step()
+    return source, optimizer
+
+
+def state_folder(folder):
+    folder.mkdir()
+    args = Namespace(**dict.fromkeys(SETTINGS), dtype=torch.float32)
+    args.steps = 9
+    save_state(folder, *small_source(), 3, args)
+
+
 def load_whole_model(folder):
     load_model(folder, torch.float32)
     load_tokenizer(folder).prompt("hi")
@@ -141,6 +168,11 @@ LOADERS = {
     "t2l": (t2l_folder, generate_an_adapter, ["config.json", "t2l.safetensors"]),
     "authors": (authors_folder, generate_an_adapter,
                 ["args.yaml", "adapter_config.json", "hypermod.pt"]),
+    "benchmark": (benchmark_folder, lambda folder: load_benchmark(folder / "arc_easy.jsonl",
+                                                                  folder / "prompts.json"),
+                  ["arc_easy.jsonl", "prompts.json"]),
+    "state": (state_folder, lambda folder: load_state(folder, *small_source()),
+              ["train_state.pt"]),
     "tasks": (task_folder, lambda folder: load_suite(folder / "tasks"),
               ["tasks/alpha.json", "splits.json"])}
 

@@ -149,7 +149,12 @@ def typed_text(given: str) -> str:
 
 def task_name(given: str) -> str:
     """A task's name, composed as load_suite has it."""
-    return unicodedata.normalize("NFC", typed_text(given))
+    return composed(typed_text(given))
+
+
+def composed(name: str) -> str:
+    """A name in Unicode's composed form (NFC); macOS hands out decomposed ones."""
+    return unicodedata.normalize("NFC", name)
 
 
 def check_device(device: str) -> None:

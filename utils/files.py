@@ -3,7 +3,6 @@ import json
 import os
 import re
 import shutil
-import unicodedata
 import uuid
 import warnings
 from collections.abc import Iterable, Iterator
@@ -76,11 +75,6 @@ def listed(folder: Path, pattern: str) -> list[Path]:
     them: ._a.json, .a.json, ~$a.json."""
     return sorted(path for path in folder.glob(pattern)
                   if not path.name.startswith((".", "~")) and not path.is_dir())
-
-
-def composed(name: str) -> str:
-    """A name in Unicode's composed form (NFC); macOS hands out decomposed ones."""
-    return unicodedata.normalize("NFC", name)
 
 
 def write_json(path: str | Path, value: dict) -> None:

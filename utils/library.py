@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from utils.cli import UserError, select_tasks
-from utils.files import composed, read_json
+from utils.cli import UserError, composed, select_tasks
+from utils.files import read_json
 from utils.peft import LoRA, load_peft, same_model
 
 

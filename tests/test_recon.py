@@ -92,7 +92,8 @@ def test_resuming_oracles_trains_what_is_missing_only(library, tiny_tasks, capsy
 @pytest.mark.parametrize("arch, extra", [("L", []),
                                          pytest.param("M", ["--canonical"], marks=pytest.mark.slow),
                                          pytest.param("S", ["--one-hot"], marks=pytest.mark.slow),
-                                         ("L", ["--recon-space", "delta"])])
+                                         pytest.param("L", ["--recon-space", "delta"],
+                                                      marks=pytest.mark.slow)])
 def test_reconstruction_begins_with_the_mean_and_comes_near(arch, extra, library, tiny_tasks,
                                                             tmp_path, capsys):
     flags = ["--mode", "recon", "--loras", library, "--tasks", tiny_tasks, "--arch", arch, *extra]

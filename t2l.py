@@ -29,7 +29,7 @@ from lora import TARGETS, LoRA, add_delta, lora_scale, map_lora, merge, save_pef
 from mistral import MistralConfig, generate, load_model, load_tokenizer, read_config
 from utils.cli import UserError, check_description, note, run, t2l_flags
 from utils.download import default_model
-from utils.files import atomic_folder, write_json
+from utils.files import atomic_folder, dump_json
 from utils.library import LoRABuffers
 from utils.peft import check_adapter_sizes, merge_folder
 from utils.sakana import read_sakana
@@ -247,7 +247,7 @@ def save_t2l(t2l: T2L, folder: str | Path, dtype: torch.dtype, metadata: dict) -
     tensors = {k: w.detach().to("cpu", dtype).contiguous() for k, w in t2l.state_dict().items()}
     with atomic_folder(folder) as scratch:
         save_file(tensors, scratch / "t2l.safetensors")
-        write_json(scratch / "config.json", {**metadata, "t2l": asdict(t2l.cfg)})
+        dump_json(scratch / "config.json", {**metadata, "t2l": asdict(t2l.cfg)})
 
 
 def load_t2l(path: str | Path | None = None, module_order: tuple[str, ...] | None = None) -> T2L:
@@ -272,7 +272,7 @@ def load_t2l(path: str | Path | None = None, module_order: tuple[str, ...] | Non
     except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError, RuntimeError) as e:
         raise UserError(f"{folder}/config.json, section \"t2l\": {e}") from None
     load_weights(t2l, tensors, folder)
-    return t2l.eval()
+    return t2l.float().eval()
 
 
 # ----------------------------------------------------------------------- description → adapter

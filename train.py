@@ -33,7 +33,7 @@ from mistral import Mistral, MistralConfig, load_model, load_tokenizer
 from t2l import (HEADS, T2L, T2LConfig, adapted_modules, generate_lora, load_t2l, save_t2l,
                  t2l_config)
 from utils.cli import UserError, note, run, select_tasks, train_args
-from utils.files import write_json
+from utils.files import dump_json, write_json
 from utils.library import (ReconTargets, canonical, check_library_tasks, delta_l1, load_library,
                            mean_delta_error, recon_summary, sizes_of)
 from utils.run_folder import (StepLog, check_same_t2l, diverged, finish_run, keep_freed_memory,
@@ -120,7 +120,7 @@ class LoRATable(nn.Module):
     def save(self, folder: Path, dtype: torch.dtype, metadata: dict) -> None:
         lora = map_lora(self.adapters([]), lambda w: w.detach().to("cpu", dtype))   # mtlora's one
         save_peft(folder, *lora, base_model=self.base_model)
-        write_json(folder / "config.json", metadata)
+        dump_json(folder / "config.json", metadata)
 
 
 # ------------------------------------------------------------------------------- the two losses

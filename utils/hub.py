@@ -9,6 +9,7 @@ benchmark's with those below (as tensorflow-datasets and others recorded them wh
 what an address serves can change). What was cut off goes on where it stopped. All lands in the
 cache folder; $HF_ENDPOINT names another server.
 """
+import functools
 import gzip
 import hashlib
 import http.client
@@ -32,7 +33,7 @@ from safetensors import SafetensorError, safe_open
 from tqdm import tqdm
 
 from utils.cli import UserError
-from utils.files import read_json
+from utils.files import read_json, weight_files
 
 TROUBLE = (urllib.error.URLError, http.client.HTTPException, OSError, ValueError, KeyError,
            TypeError, RecursionError)
@@ -199,19 +200,24 @@ def fetch_model(name: str, cache: Path) -> Path:
 def check_whole(folder: Path) -> Path:
     """The folder of a cached model; UserError where it lacks a file or has one that is cut off. As
     the folder is there, nothing would be fetched: the line says to delete it. Reads no tensor."""
+    files = [(file.name, file.stat().st_size, file.stat().st_mtime_ns)
+             for file in sorted(folder.iterdir())]
+    check_files(folder, tuple(files))
+    return folder
+
+
+@functools.cache
+def check_files(folder: Path, files: tuple) -> None:
+    """check_whole for `files` as they are now: every loader asks, one reading answers all."""
     try:
         for name in ("config.json", "tokenizer.json"):
             read_json(folder / name)
-        index, whole = folder / "model.safetensors.index.json", folder / "model.safetensors"
-        shards = {whole} if whole.exists() or not index.exists() else \
-            {folder / name for name in read_json(index)["weight_map"].values()}
-        for shard in sorted(shards):
-            with safe_open(shard, framework="np"):
+        for file in weight_files(folder):
+            with safe_open(folder / file, framework="np"):
                 pass                                    # its header and its size agree
     except (SafetensorError, *TROUBLE, AttributeError) as error:
         raise UserError(f"the model in the cache is damaged ({error}); delete the folder {folder} "
                         "and run the command again, which fetches it anew") from None
-    return folder
 
 
 # --------------------------------------------------------------------------------- benchmarks

@@ -163,7 +163,7 @@ class ReconTargets:
         self.rows = {name: i for i, name in enumerate(loras)}
         stacked = stack_loras(list(loras.values()))
         rows = tuple({m: w.float() for m, w in side.items()} for side in stacked)   # A[m] (N, n, …)
-        self.mean = average_lora(loras)
+        self.mean = tuple({m: w.mean(0) for m, w in side.items()} for side in rows)
         self.std = tuple({m: standard_deviation(w) for m, w in side.items()} for side in rows)
         if not all(w.isfinite().all() for side in (*self.mean, *self.std) for w in side.values()):
             raise UserError("the library's numbers are too large for their mean and standard "

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from utils.cli import UserError, warn
-from utils.files import atomic_folder, clear_scratch, read_json, write_json
+from utils.files import atomic_folder, clear_scratch, dump_json, read_json
 from utils.schema import FLAG, TEXT, misfits, number, optional, short, whole
 from utils.weights import check_numbers, read_safetensors, read_shards
 
@@ -127,7 +127,7 @@ def save_peft(folder: str | Path, lora_A: dict[str, Tensor], lora_B: dict[str, T
               "target_modules": list(lora_A)}
 
     with atomic_folder(folder) as scratch:
-        write_json(scratch / "adapter_config.json", config)
+        dump_json(scratch / "adapter_config.json", config)
         save_file(tensors, scratch / "adapter_model.safetensors",
                   metadata={"format": "pt", **metadata})
         sort_metadata(scratch / "adapter_model.safetensors")

@@ -22,7 +22,7 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from utils.cli import UserError, on_interrupt, warn
+from utils.cli import UserError, first_line, on_interrupt, warn
 from utils.files import (atomic_folder, clear_scratch, lock_folder, read_json, sync, unlock,
                          write_json)
 from utils.peft import same_model
@@ -348,10 +348,6 @@ def broken_state(path: Path, why: Exception | str) -> UserError:
                      "one back, or delete it and begin anew without --resume")
 
 
-def first_line(error: Exception | str) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
-
-
 def load_state(out: Path, lora_source: nn.Module, optimizer: torch.optim.Optimizer) -> int:
     """The step to go on from; 0 where there is no saved state."""
     path = out / "train_state.pt"
@@ -371,7 +367,6 @@ def load_state(out: Path, lora_source: nn.Module, optimizer: torch.optim.Optimiz
 
 
 # ------------------------------------------------------------------------------------ memory
-
 
 def peak_memory() -> float:
     """This process' peak memory so far, GiB; 0 where the system does not tell as Linux does.

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from utils.cli import UserError
+from utils.cli import UserError, first_line
 from utils.files import read_json, read_text
 from utils.schema import FLAG, TEXT, list_of, misfits, number, one_of, optional, whole
 from utils.weights import check_t2l
@@ -45,7 +45,7 @@ TRAINING = set("""
 
 def read_sakana(folder: Path, module_order: tuple[str, ...] | None = None
                 ) -> tuple[dict, dict[str, Tensor]]:
-    """A released checkpoint as (the fields of a T2LConfig, the T2L's weights in fp32).
+    """A released checkpoint as (the fields of a T2LConfig, the T2L's weights).
 
     The ids of the adapted modules come from the order of a Python set, and their heads were made in
     that same order. `module_order` says it, else args.yaml if it does, else the order in which the
@@ -82,8 +82,8 @@ def read_sakana(folder: Path, module_order: tuple[str, ...] | None = None
     except (LookupError, AttributeError, TypeError, RuntimeError, ArithmeticError) as error:
         raise UserError(f"{folder}: not the authors' layout, {error} is missing or odd") from None
     replaced = {f"{name}.{side}.{m}" for name in BUFFERS for side in "AB" for m in order}
-    state = {k: w for k, w in state.items() if k not in replaced} | stats
-    return check_t2l(fields, state, folder / "hypermod.pt")
+    check_t2l(fields, folder / "hypermod.pt")
+    return fields, {k: w for k, w in state.items() if k not in replaced} | stats
 
 
 def config_fields(state: dict[str, Tensor], args: dict, adapter: dict,
@@ -136,8 +136,7 @@ def read_pickled_tensors(path: Path) -> dict[str, Tensor]:
     except FileNotFoundError:
         raise UserError(f"{path} does not exist") from None
     except Exception as error:          # whatever a file that is broken makes the unpickler say
-        said = str(error).splitlines()[0][:150] if str(error) else "cut off"
-        raise UserError(f"{path} is not a pickled dict of tensors ({said})") from None
+        raise UserError(f"{path} is not a pickled dict of tensors ({first_line(error)})") from None
     if not isinstance(state, dict) or not all(isinstance(name, str) and isinstance(w, Tensor)
                                               for name, w in state.items()):
         raise UserError(f"{path}: expected a dict of tensors by name")

@@ -1,7 +1,6 @@
 """Weights on disk: safetensors files, sharded folders, strict loading, a fingerprint."""
 import hashlib
 import re
-import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -10,7 +9,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from utils.cli import UserError
-from utils.files import read_json
+from utils.files import read_json, weight_files
 from utils.schema import FLAG, LAYERS, TEXT, WIDTH, list_of, misfits, number, object_of, whole
 
 FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
@@ -33,32 +32,18 @@ def read_safetensors(path: str | Path) -> dict[str, Tensor]:
 
 
 def read_shards(folder: Path) -> Iterator[tuple[str, dict[str, Tensor]]]:
-    """(file name, its tensors) of a Hugging Face folder: one file, or the shards its index names;
-    of both the single file, as transformers does, with a warning.
+    """(file name, its tensors) for the files of weights in a Hugging Face folder.
 
     Raises UserError where the index is odd or a shard holds other tensors than it says.
     """
-    index, single = folder / "model.safetensors.index.json", folder / "model.safetensors"
-    if not index.exists():
-        yield single.name, read_safetensors(single)
-        return
-
-    shard_of = read_json(index).get("weight_map")
-    if not isinstance(shard_of, dict) or not shard_of or \
-            not all(TEXT.fits(name) and Path(name).name == name for name in shard_of.values()):
-        raise UserError(f"{index}: expected a weight_map, from tensors to the files beside it")
-    if single.exists() and single.name not in shard_of.values():
-        warnings.warn(f"{folder} holds both model.safetensors and {index.name} with its shards; "
-                      "the single file is read, delete what is old")
-        yield single.name, read_safetensors(single)
-        return
-
-    for shard in sorted(set(shard_of.values())):
+    files = weight_files(folder)
+    home = {name: shard for shard, names in files.items() for name in names or ()}
+    for shard, names in files.items():
         tensors = read_safetensors(folder / shard)
-        for name in sorted(tensors.keys() ^ {k for k, file in shard_of.items() if file == shard}):
+        for name in sorted(tensors.keys() ^ (tensors.keys() if names is None else names)):
             raise UserError(f"{folder / shard} {'holds' if name in tensors else 'lacks'} {name}, "
-                            f"but {index.name} puts it in {shard_of.get(name, 'no file')}; fetch "
-                            "both again")
+                            "but model.safetensors.index.json puts it in "
+                            f"{home.get(name, 'no file')}; fetch both again")
         yield shard, tensors
 
 
@@ -92,29 +77,25 @@ def check_layer_count(names: Iterable[str], prefix: str, expected: int, path: st
 
 
 def read_t2l_folder(folder: Path) -> tuple[dict, dict[str, Tensor]]:
-    """A checkpoint as train.py writes it: (the fields of its T2LConfig, its tensors in fp32)."""
+    """A checkpoint as train.py writes it: (the fields of its T2LConfig, its tensors)."""
     if folder.is_file():
         raise UserError(f"{folder} is a file; give the folder it is in, {folder.parent}")
     fields = read_json(folder / "config.json").get("t2l")
     if not isinstance(fields, dict):
         raise UserError(f"{folder}/config.json has no \"t2l\" section; expected a folder written "
                         "by train.py --mode sft or recon")
-    tensors = read_safetensors(folder / "t2l.safetensors")
-    return check_t2l(fields, tensors, f"{folder}/config.json, section \"t2l\"")
+    check_t2l(fields, f"{folder}/config.json, section \"t2l\"")
+    return fields, read_safetensors(folder / "t2l.safetensors")
 
 
-def check_t2l(fields: dict, tensors: dict[str, Tensor], where: str | Path
-              ) -> tuple[dict, dict[str, Tensor]]:
-    """A T2L's (fields, tensors in fp32); UserError for what is not of its kind."""
+def check_t2l(fields: dict, where: str | Path) -> None:
+    """UserError for fields of a T2LConfig that are not of their kind."""
     if wrong := misfits(fields, T2L):
         raise UserError(f"{where}: found {wrong}")
     if not fields.get("modules"):
         raise UserError(f"{where}: expected modules, from names to their d_in and d_out")
     if (tasks := fields.get("tasks")) and len(tasks) != fields.get("emb_size"):
         raise UserError(f"{where}: {len(tasks)} tasks, but an emb_size of {fields.get('emb_size')}")
-    for name, w in tensors.items():
-        check_numbers(w, f"{where}: {name}")
-    return fields, {name: w.float() for name, w in tensors.items()}
 
 
 def check_numbers(w: Tensor, what: str) -> None:

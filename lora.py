@@ -18,7 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from utils.peft import TARGETS, LoRA, check_fits, check_pairs, weight_deltas
+from utils.modules import MODULES, TARGETS                # noqa: F401, to be imported from here
+from utils.peft import LoRA, check_fits, check_pairs, weight_deltas
 from utils.peft import load_peft, save_peft                # noqa: F401, to be imported from here
 
 

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from lora import TARGETS, LoRA, contiguous_by_layer, lora_linear, map_lora, split_layers
+from lora import MODULES, LoRA, contiguous_by_layer, lora_linear, map_lora, split_layers
 from utils.cli import UserError, check_device
 from utils.download import default_model
 from utils.hf_config import read_decoder_config
@@ -89,8 +89,13 @@ def rotate(x: Tensor, rope: Pair) -> Tensor:
 
 # ------------------------------------------------------------------------------ one layer
 
+def project(part: nn.Module, module: str, x: Tensor, adapter: dict[str, Pair]) -> Tensor:
+    """A Linear of a layer's part, and its LoRA where the adapter has one for it."""
+    return lora_linear(x, getattr(part, module).weight, adapter.get(module))
+
+
 class Attention(nn.Module):
-    """Grouped-query attention: h query heads share k key/value heads. Here the LoRA acts."""
+    """Grouped-query attention: h query heads share k key/value heads."""
 
     def __init__(self, cfg: MistralConfig):
         super().__init__()
@@ -107,7 +112,7 @@ class Attention(nn.Module):
         b, t, _ = x.shape
 
         # One sample's adapter meets its tokens in lora_linear, whichever projections it has.
-        q, v, k = (self.project(m, x, adapter) for m in ("q_proj", "v_proj", "k_proj"))
+        q, v, k = (project(self, m, x, adapter) for m in ("q_proj", "v_proj", "k_proj"))
         q = rotate(q.view(b, t, self.k * self.g, self.c), rope)
         k = rotate(k.view(b, t, self.k, self.c), rope)
         v = v.view(b, t, self.k, self.c)
@@ -119,10 +124,7 @@ class Attention(nn.Module):
                 store[rows, positions] = new                              # (b, T, k, c)
             k, v = (store[:, :T] for store in cache)
 
-        return self.project("o_proj", self.attend(q, k, v, mask).reshape(b, t, -1), adapter)
-
-    def project(self, module: str, x: Tensor, adapter: dict[str, Pair]) -> Tensor:
-        return lora_linear(x, getattr(self, module).weight, adapter.get(module))
+        return project(self, "o_proj", self.attend(q, k, v, mask).reshape(b, t, -1), adapter)
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
         """q (b, t, h, c), k, v (b, T, k, c), mask (t, T) or (b, t, T), True: seen → (b, t, h, c).
@@ -163,8 +165,9 @@ class MLP(nn.Module):
         self.up_proj = nn.Linear(cfg.hidden_size, cfg.intermediate_size, bias=False)
         self.down_proj = nn.Linear(cfg.intermediate_size, cfg.hidden_size, bias=False)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.down_proj(self.act(self.gate_proj(x)) * self.up_proj(x))
+    def forward(self, x: Tensor, adapter: dict[str, Pair]) -> Tensor:
+        gate, up = (project(self, m, x, adapter) for m in ("gate_proj", "up_proj"))
+        return project(self, "down_proj", self.act(gate) * up, adapter)
 
 
 class Layer(nn.Module):
@@ -185,9 +188,10 @@ class Layer(nn.Module):
         y = self.self_attn(self.input_layernorm(x), rope, mask, adapter, cache, positions)
         if self.gemma:
             x = x + self.post_attention_layernorm(y)
-            return x + self.post_feedforward_layernorm(self.mlp(self.pre_feedforward_layernorm(x)))
+            y = self.mlp(self.pre_feedforward_layernorm(x), adapter)
+            return x + self.post_feedforward_layernorm(y)
         x = x + y
-        return x + self.mlp(self.post_attention_layernorm(x))
+        return x + self.mlp(self.post_attention_layernorm(x), adapter)
 
 
 # ------------------------------------------------------------------------------- the model
@@ -244,8 +248,8 @@ class Mistral(nn.Module):
             x = x * torch.tensor(cfg.hidden_size ** 0.5, dtype=x.dtype)    # rounded, as trained
         frequencies = rope_frequencies(cfg.head_dim, cfg.rope_theta, cfg.llama3, x.device)
         rope = rope_table(positions, frequencies, x.dtype)
-        attention = self.model["layers"][0].self_attn
-        sizes = {m: tuple(getattr(attention, m).weight.shape) for m in TARGETS}
+        first = self.model["layers"][0]
+        sizes = {m: first.get_parameter(f"{part}.{m}.weight").shape for m, part in MODULES.items()}
         adapters = split_layers(lora, sizes, cfg.num_hidden_layers, x)
 
         # The layers.

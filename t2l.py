@@ -15,7 +15,7 @@ r rank, z latent width.
 import argparse
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -25,12 +25,13 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from encoder import Encoder, embed, encoder_for
-from lora import TARGETS, LoRA, add_delta, lora_scale, map_lora, merge, save_peft
+from lora import MODULES, TARGETS, LoRA, add_delta, lora_scale, map_lora, merge, save_peft
 from mistral import MistralConfig, generate, load_model, load_tokenizer, read_config
 from utils.cli import UserError, check_description, note, run, t2l_flags
 from utils.download import default_model
 from utils.files import atomic_folder, dump_json
 from utils.library import LoRABuffers
+from utils.modules import in_order
 from utils.peft import check_adapter_sizes, merge_folder
 from utils.sakana import read_sakana
 from utils.weights import fingerprint, load_weights, read_t2l_folder
@@ -57,15 +58,20 @@ class T2LConfig:
     tasks: list[str] = field(default_factory=list)      # of a one-hot T2L, in place of an encoder
 
 
-def adapted_modules(cfg: MistralConfig) -> dict[str, tuple[int, int]]:
-    """{module: (d_in, d_out)} of a language model."""
-    return {"q_proj": (cfg.hidden_size, cfg.num_attention_heads * cfg.head_dim),
-            "v_proj": (cfg.hidden_size, cfg.num_key_value_heads * cfg.head_dim)}
+def adapted_modules(cfg: MistralConfig, modules: Iterable[str] = TARGETS
+                    ) -> dict[str, tuple[int, int]]:
+    """{module: (d_in, d_out)} of a language model, for these of its MODULES."""
+    d, wide = cfg.hidden_size, cfg.intermediate_size
+    q, kv = (heads * cfg.head_dim for heads in (cfg.num_attention_heads, cfg.num_key_value_heads))
+    sizes = {"q_proj": (d, q), "k_proj": (d, kv), "v_proj": (d, kv), "o_proj": (q, d),
+             "gate_proj": (d, wide), "up_proj": (d, wide), "down_proj": (wide, d)}
+    return {m: sizes[m] for m in in_order(modules)}
 
 
-def t2l_config(cfg: MistralConfig, arch: str, encoder: Encoder) -> T2LConfig:
+def t2l_config(cfg: MistralConfig, arch: str, encoder: Encoder,
+               modules: Iterable[str] = TARGETS) -> T2LConfig:
     """The hypernetwork's sizes for a language model and an encoder."""
-    return T2LConfig(arch, encoder.width, cfg.num_hidden_layers, adapted_modules(cfg),
+    return T2LConfig(arch, encoder.width, cfg.num_hidden_layers, adapted_modules(cfg, modules),
                      base_model=cfg.name, encoder=encoder.name)
 
 
@@ -291,15 +297,17 @@ def generate_lora(t2l: T2L, description: str | list[str], encoder: Encoder | Non
     return map_lora(lora, lambda w: w[0]) if one else lora
 
 
-def apply_lora(model: nn.Module, lora_A: dict[str, Tensor], lora_B: dict[str, Tensor]) -> nn.Module:
-    """A model like `model` with the adapter merged into its weights; `model` is left untouched."""
-    return merge(model, (lora_A, lora_B))
+def apply_lora(model: nn.Module, lora: LoRA | dict[str, Tensor],
+               lora_B: dict[str, Tensor] | None = None) -> nn.Module:
+    """A model like `model`, ours or transformers', with the adapter (A, B) merged into its weights;
+    `model` is left untouched. Takes `lora`, or A and B one after the other."""
+    return merge(model, lora if lora_B is None else (lora, lora_B))
 
 
 def check_model(t2l: T2L, cfg: MistralConfig) -> None:
     """UserError where a T2L's adapters do not fit the model, a warning where the names differ."""
     check_adapter_sizes("this T2L", t2l.cfg.base_model, (t2l.cfg.n_layers, t2l.cfg.modules),
-                        cfg.name, (cfg.num_hidden_layers, adapted_modules(cfg)))
+                        cfg.name, (cfg.num_hidden_layers, adapted_modules(cfg, t2l.cfg.modules)))
 
 
 # ------------------------------------------------------------------------------ the command
@@ -316,7 +324,7 @@ def print_answers(args: argparse.Namespace, lora: LoRA) -> None:
 
 
 def main() -> None:
-    args = t2l_flags(TARGETS).parse_args()
+    args = t2l_flags(MODULES).parse_args()
     t2l = load_t2l(args.ckpt, args.module_order)
     encoder = encoder_for(t2l.cfg, args.model, args.encoder)
 

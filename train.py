@@ -14,7 +14,7 @@ early stopping for the oracles, what each mode sets up, main.
 """
 import argparse
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -28,14 +28,14 @@ from data.tasks import (Batch, Sample, Suite, Task, draw_from_each, draw_samples
                         encode, hold_out, mean_length)
 from encoder import Encoder, OneHot, embed, init_linear_lda, load_encoder
 from eval import Row, exact_match, report
-from lora import LoRA, lora_scale, map_lora, save_peft
+from lora import TARGETS, LoRA, lora_scale, map_lora, save_peft
 from mistral import Mistral, MistralConfig, load_model, load_tokenizer
 from t2l import (HEADS, T2L, T2LConfig, adapted_modules, generate_lora, load_t2l, save_t2l,
                  t2l_config)
 from utils.cli import UserError, note, run, select_tasks, train_args
 from utils.files import dump_json, write_json
-from utils.library import (ReconTargets, canonical, check_library_tasks, delta_l1, load_library,
-                           mean_delta_error, recon_summary, sizes_of)
+from utils.library import (ReconTargets, canonical, check_library_tasks, check_modules, delta_l1,
+                           load_library, mean_delta_error, recon_summary, sizes_of)
 from utils.run_folder import (StepLog, check_same_t2l, diverged, finish_run, keep_freed_memory,
                               load_state, open_run, peak_memory_text, run_metadata, save_state,
                               settings, start_run)
@@ -90,9 +90,10 @@ class LoRATable(nn.Module):
     leaves alone when they are not in the batch.
     """
 
-    def __init__(self, cfg: MistralConfig, names: list[str] | None = None):
+    def __init__(self, cfg: MistralConfig, names: list[str] | None = None,
+                 modules: Iterable[str] = TARGETS):
         super().__init__()
-        n, r, modules = cfg.num_hidden_layers, T2LConfig.rank, adapted_modules(cfg)
+        n, r, modules = cfg.num_hidden_layers, T2LConfig.rank, adapted_modules(cfg, modules)
         self.scale, self.base_model = lora_scale(T2LConfig.alpha, r), cfg.name
         start = {m: torch.empty(n, r, d_in).uniform_(-1, 1) / d_in ** 0.5
                  for m, (d_in, _) in modules.items()}
@@ -309,10 +310,10 @@ def setup_through_model(args: argparse.Namespace) -> Setup:
     encoder = load_encoder(args.encoder, args.model) if args.mode == "sft" else None
     torch.manual_seed(args.seed)
     if args.mode == "sft":
-        t2l = init_t2l(args, t2l_config(model.cfg, args.arch, encoder))
+        t2l = init_t2l(args, t2l_config(model.cfg, args.arch, encoder, args.modules))
         lora_source = TextToLoRA(t2l, encoder, suite.train, fresh=not args.init)
     else:
-        lora_source = LoRATable(model.cfg)
+        lora_source = LoRATable(model.cfg, modules=args.modules)
 
     draw = partial(draw_samples, suite.train, tokenizer, args.batch_size, args.seed,
                    describe=args.describe)
@@ -336,6 +337,7 @@ def setup_recon(args: argparse.Namespace) -> Setup:
 
     # A fresh hypernetwork emits z-scores and starts at the mean; "factors" compares z-scores.
     n, rank, modules = sizes_of(next(iter(loras.values())))
+    check_modules(args.loras, modules, args.modules)
     torch.manual_seed(args.seed)
     t2l = init_t2l(args, T2LConfig(
         args.arch, encoder.width, n, modules, rank, base_model=base_model, encoder=encoder.name,
@@ -372,7 +374,7 @@ def train_oracles(args: argparse.Namespace, out: Path) -> str:
         if all((out / task.name / "adapter_config.json").exists() for task in group):
             continue                                         # resumed
         torch.manual_seed(args.seed)
-        table = LoRATable(model.cfg, [task.name for task in group]).to(args.device)
+        table = LoRATable(model.cfg, [task.name for task in group], args.modules).to(args.device)
         stopping = EarlyStopping(table, group, model, tokenizer, max(1, args.steps // VALIDATIONS))
 
         draw = partial(draw_from_each, stopping.active_tasks, SAMPLES_PER_TASK, args.seed)

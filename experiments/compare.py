@@ -20,7 +20,7 @@ from data.suite import drop_too_long, load_suite
 from data.tasks import Sample, Suite, Task, test_samples
 from encoder import Encoder
 from eval import Controls, EncoderOf, Row, exact_match, load_checkpoint, load_models
-from lora import LoRA, map_lora
+from lora import MODULES, LoRA, map_lora
 from mistral import Mistral
 from t2l import T2L, adapted_modules, generate_lora
 from utils.cli import EvalParser, UserError, run
@@ -218,7 +218,7 @@ def main() -> None:
     loras, base_model = load_library(args.loras)
     model, tokenizer, encoder_of = load_models(args)
     check_library_model(loras, base_model, model.cfg.name, model.cfg.num_hidden_layers,
-                        adapted_modules(model.cfg))
+                        adapted_modules(model.cfg, MODULES))
     suite = drop_too_long(load_suite(args.tasks), tokenizer, model.cfg.max_position_embeddings,
                           "prompt")
     print(report_library(loras, base_model, [Path(folder) for folder in args.ckpt or []], suite,

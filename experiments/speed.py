@@ -39,7 +39,7 @@ from mistral import (PLAIN_ATTENTION_UP_TO, Mistral, MistralConfig, generate_ids
 from t2l import T2L, T2LConfig, adapted_modules, generate_lora, load_t2l
 from train import SAMPLES_PER_TASK, LoRATable, Setup, compile_layers, sft_loss, train
 from utils.cli import Parser, UserError, run
-from utils.download import default_model
+from utils.download import SMOLLM2, default_model
 from utils.files import write_json
 from utils.run_folder import keep_freed_memory, peak_memory
 
@@ -170,7 +170,7 @@ def ours_plain(samples: list[Sample], batch: Batch) -> Callable[[], float]:
 def peft_plain(samples: list[Sample], batch: Batch) -> Callable[[], float]:
     from peft import PeftModel
     with tempfile.TemporaryDirectory() as folder:
-        save_peft(f"{folder}/adapter", *plain_adapter(samples))
+        save_peft(f"{folder}/adapter", *plain_adapter(samples), base_model=SMOLLM2.model)
         model = PeftModel.from_pretrained(transformers_model(), f"{folder}/adapter",
                                           is_trainable=True)
 
@@ -452,7 +452,8 @@ def with_peft_adapters(model: nn.Module, lora: LoRA, names: list[str]) -> nn.Mod
     from peft import PeftModel
     with tempfile.TemporaryDirectory() as folder:
         for i, name in enumerate(names):
-            save_peft(f"{folder}/{name}", *map_lora(lora, lambda w, i=i: w[i]))
+            save_peft(f"{folder}/{name}", *map_lora(lora, lambda w, i=i: w[i]),
+                      base_model=SMOLLM2.model)
             if i:
                 model.load_adapter(f"{folder}/{name}", name, autocast_adapter_dtype=False)
             else:

@@ -6,11 +6,11 @@ import torch
 from conftest import FAMILIES, GOLDEN
 from safetensors.torch import load_file
 
-import mistral
-from lora import TARGETS, LoRA, load_peft, lora_linear, map_lora, merge, save_peft
+from lora import MODULES, LoRA, load_peft, lora_linear, map_lora, merge, save_peft
 from mistral import load_model
 from t2l import apply_lora
 from utils.cli import UserError
+from utils.modules import layer_name
 
 pytestmark = pytest.mark.quick
 
@@ -62,10 +62,10 @@ def test_one_adapter_per_sample_equals_each_alone_and_merged():
 def sizes_in(folder) -> dict[str, tuple[int, int]]:
     """The adapted modules' (d_out, d_in), as the model's own weights say."""
     weights = load_file(folder / "model.safetensors")
-    return {m: tuple(weights[f"model.layers.0.self_attn.{m}.weight"].shape) for m in TARGETS}
+    return {m: tuple(weights[f"{layer_name(0, m)}.weight"].shape) for m in MODULES}
 
 
-@pytest.mark.parametrize("module", TARGETS)
+@pytest.mark.parametrize("module", MODULES)
 @pytest.mark.parametrize("name", FAMILIES)
 def test_shapes_of_an_adapter_for_every_family_and_module(name, module):
     """One module adapted alone, shared or sample by sample; every size wrong by one is refused."""
@@ -153,18 +153,23 @@ def test_live_apply_lora_takes_a_transformers_model():
     assert new.shape[1] == expected["ids"].shape[1] + 3
 
 
-@pytest.mark.parametrize("module", ["k_proj", "o_proj"])
-def test_an_adapter_of_a_module_acts_or_is_an_error(module, monkeypatch):
-    """The layers read every adapter that the model lets in; an adapter of another module, or of
-    none, is refused."""
-    model = mistral.load_model(GOLDEN / "llama", torch.float32)
-    weight = getattr(model.model["layers"][0].self_attn, module).weight
-    n, (d_out, d_in) = model.cfg.num_hidden_layers, weight.shape
-    lora = ({module: torch.randn(n, 2, d_in)}, {module: torch.randn(n, d_out, 2)})
-    ids = torch.arange(3, 12)[None]
-    for wrong in (lora, ({}, {})):
-        with pytest.raises(ValueError, match=module if wrong is lora else "no layer reads it"):
-            model(ids, lora=wrong)
-    monkeypatch.setattr(mistral, "TARGETS", ("q_proj", "v_proj", module))     # … and nowhere else
+@pytest.mark.parametrize("module", MODULES)
+@pytest.mark.parametrize("name", ["llama", "gemma2"])
+def test_an_adapter_of_a_module_acts_as_if_merged(name, module):
+    model = load_model(GOLDEN / name, torch.float32)
+    d_out, d_in = sizes_in(GOLDEN / name)[module]
+    n, ids = model.cfg.num_hidden_layers, torch.arange(3, 12)[None]
+    lora = ({module: 0.3 * torch.randn(n, 2, d_in)}, {module: 0.3 * torch.randn(n, d_out, 2)})
     torch.testing.assert_close(model(ids, lora=lora), merge(model, lora)(ids), atol=1e-4, rtol=1e-4)
     assert (model(ids, lora=lora) - model(ids)).abs().max() > 1e-2
+
+
+def test_what_is_no_adapter_says_what_was_expected():
+    """Of another module, of none, or nothing of the kind."""
+    model, (A, B), expected = setup("llama")
+    for wrong, said in ((({"lm_head": A["q_proj"]}, {"lm_head": B["q_proj"]}), "is of 'lm_head'"),
+                        (({}, {}), "no layer reads it"), (A, "two dicts by module, found a dict"),
+                        ((A, B, A), "found a tuple of 3"), ([A["q_proj"]] * 2, "a list of 2")):
+        for take in (lambda: model(expected["ids"], lora=wrong), lambda: apply_lora(model, wrong)):
+            with pytest.raises(ValueError, match=said):
+                take()

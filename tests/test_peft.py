@@ -1,6 +1,7 @@
 """Adapter folders: ours, those that others publish, what is refused; folders with one merged in."""
 import json
 import shutil
+import warnings
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ from conftest import GOLDEN
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from lora import add_delta, load_peft, merge, save_peft
+from lora import MODULES, add_delta, load_peft, map_lora, merge, save_peft
 from mistral import load_model
 from utils.cli import UserError
 from utils.peft import merge_folder
@@ -45,8 +46,8 @@ def foreign(folder, config: dict = {}, **tensors) -> None:
 
 
 def test_adapters_made_by_others(tmp_path):
-    """Any rank and scale; what it adapts besides q and v is left out, aloud; gaps are refused."""
-    mlp = {"base_model.model.model.layers.0.mlp.up_proj.lora_A.weight": torch.randn(16, 48)}
+    """Any rank and scale; what it adapts besides is left out, aloud; gaps are refused."""
+    head = {"base_model.model.lm_head.lora_A.weight": torch.randn(16, 48)}
     v = {f"base_model.model.model.layers.{i}.self_attn.v_proj.lora_{side}.weight": None
          for i in range(2) for side in "AB"}
     foreign(tmp_path / "plain")
@@ -58,8 +59,8 @@ def test_adapters_made_by_others(tmp_path):
     foreign(tmp_path / "q only", config={"use_rslora": True}, **v)
     A, B = load_peft(tmp_path / "q only")
     assert list(A) == ["q_proj"] and A["q_proj"].shape == (2, 64, 48)
-    foreign(tmp_path / "more", **mlp)
-    with pytest.warns(UserWarning, match="left out 1 tensors such as .*up_proj"):
+    foreign(tmp_path / "more", **head)
+    with pytest.warns(UserWarning, match="left out 1 tensors such as .*lm_head"):
         load_peft(tmp_path / "more")
     foreign(tmp_path / "gap", **{last.format("B"): None})
     with pytest.raises(UserError, match="for every layer, found gaps"):
@@ -142,6 +143,111 @@ def test_live_peft_loads_what_we_write(tmp_path):
     with torch.no_grad():
         torch.testing.assert_close(theirs(expected["ids"]).logits, expected["lora_logits"],
                                    atol=1e-4, rtol=1e-4)
+
+
+def theirs_with(name: str, **options):
+    """transformers' model of a golden folder under a PEFT LoRA with random weights."""
+    transformers, peft = pytest.importorskip("transformers"), pytest.importorskip("peft")
+    base = transformers.AutoModelForCausalLM.from_pretrained(GOLDEN / name,
+                                                             attn_implementation="eager")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")                   # PEFT's of rsLoRA with patterns
+        model = peft.get_peft_model(base, peft.LoraConfig(
+            target_modules=list(MODULES), r=4, lora_alpha=6, **options))
+    with torch.no_grad():
+        for key, weight in model.named_parameters():
+            if "lora_" in key:
+                weight.normal_(0.0, 0.2)
+    return model.eval()
+
+
+@pytest.mark.parametrize("name", ["mistral", "llama", "gemma2"])
+def test_live_peft_and_we_agree_on_all_seven_modules(name, tmp_path):
+    """Theirs read here, and that written by us read there: the same logits."""
+    theirs, (model, _, expected) = theirs_with(name), setup(name)
+    theirs.save_pretrained(tmp_path / "theirs")
+    lora, ids = load_peft(tmp_path / "theirs"), expected["ids"]
+    assert list(lora[0]) == list(MODULES)
+    with torch.no_grad():
+        logits = theirs(ids).logits
+    torch.testing.assert_close(model(ids, lora=lora), logits, atol=1e-4, rtol=1e-4)
+    for m in MODULES:                                                # each of them matters
+        without = tuple({k: w for k, w in side.items() if k != m} for side in lora)
+        assert (model(ids, lora=without) - logits).abs().max() > 1e-2
+
+    other = map_lora(lora, lambda w: w + 0.1)
+    save_peft(tmp_path / "ours", *other, base_model="tiny")
+    assert set(json.loads((tmp_path / "ours" / "adapter_config.json").read_text())[
+        "target_modules"]) == set(MODULES)
+    theirs.load_adapter(tmp_path / "ours", "ours")
+    theirs.set_adapter("ours")
+    with torch.no_grad():
+        found = theirs.eval()(ids).logits
+    torch.testing.assert_close(found, model(ids, lora=other), atol=1e-4, rtol=1e-4)
+    assert (found - logits).abs().max() > 1e-2
+
+
+@pytest.mark.parametrize("rslora", [False, True])
+def test_live_patterns_of_ranks_and_alphas_mean_what_they_mean_in_peft(rslora, tmp_path):
+    """A rank and an alpha of their own for a module, for a layer's module, for a whole name."""
+    theirs = theirs_with("llama", use_rslora=rslora, rank_pattern={
+        "layers.1.self_attn.q_proj": 2, "q_proj": 3, "^model.layers.0.mlp.up_proj": 5},
+        alpha_pattern={"mlp.down_proj": 1, "o_proj": 20, r"layers\.2\.mlp\.up_proj": 9})
+    theirs.save_pretrained(tmp_path)
+    model, _, expected = setup("llama")
+    A, B = load_peft(tmp_path)
+    assert {w.shape[-2] for w in A.values()} == {5} and not A["q_proj"][1, 2:].any()
+    with torch.no_grad():
+        logits = theirs(expected["ids"]).logits
+    torch.testing.assert_close(model(expected["ids"], lora=(A, B)), logits, atol=1e-4, rtol=1e-4)
+
+    # Negative controls: without its patterns it is refused, or another adapter.
+    config = json.loads((tmp_path / "adapter_config.json").read_text())
+    for field, found in (("alpha_pattern", None), ("rank_pattern", "found ranks 2, 3, 4, 5"),
+                         ("rank_pattern", "says r 4, its tensors have rank 3 in model.layers.0")):
+        changed = {"alpha_pattern": {}} if found is None else {
+            "rank_pattern": {"q_proj": 4, "up_proj": 5} if "says" in found else {}}
+        (tmp_path / "adapter_config.json").write_text(json.dumps(config | changed))
+        if found is None:
+            assert (model(expected["ids"], lora=load_peft(tmp_path)) - logits).abs().max() > 1e-2
+        else:
+            with pytest.raises(UserError, match=found):
+                load_peft(tmp_path)
+
+
+@pytest.mark.parametrize("options, said", [
+    ({"layers_to_transform": [0, 2]}, "layers_to_transform=.0, 2.; an adapter of all layers"),
+    ({"layers_to_transform": [0], "layers_pattern": "layers"}, "layers_to_transform=.0.;"),
+    ({"rank_pattern": {r"layers.\d+.mlp.*": 2}}, "rank_pattern=.*only names of modules"),
+    ({"modules_to_save": ["lm_head"]}, "modules_to_save"), ({"use_dora": True}, "use_dora"),
+    ({"bias": "all"}, "bias='all' .expected none"), ({"init_lora_weights": "olora"}, "'olora'"),
+    ({"init_lora_weights": "pissa"}, "'pissa'"), ({"lora_bias": True}, "lora_bias"),
+    ({"trainable_token_indices": [3]}, "trainable_token_indices"),
+    ({"fan_in_fan_out": True}, "fan_in_fan_out")])
+def test_live_what_peft_can_do_beyond_is_refused_by_name(options, said, tmp_path):
+    """As PEFT itself writes it, where it can for a model of Linears."""
+    if options.keys() & {"fan_in_fan_out"}:                          # PEFT resets it for a Linear
+        foreign(tmp_path, options)
+    else:
+        theirs_with("mistral", **options).save_pretrained(tmp_path)
+    with pytest.raises(UserError, match=f"found peft_type 'LORA'.*{said}"):
+        load_peft(tmp_path)
+
+
+@pytest.mark.parametrize("init", [True, False, "gaussian", "orthogonal", "eva"])
+def test_starts_that_leave_the_base_as_it_is_are_read(init, tmp_path):
+    foreign(tmp_path, {"init_lora_weights": init})
+    assert load_peft(tmp_path)[0]["q_proj"].any()
+
+
+def test_an_adapter_that_does_not_say_its_model_warns(tmp_path):
+    _, lora, _ = setup("llama")
+    with pytest.warns(UserWarning, match="will not say which model it is for; save_peft takes"):
+        save_peft(tmp_path / "a", *lora)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        save_peft(tmp_path / "b", *lora, base_model="tiny")
+    assert "tiny" in (tmp_path / "b" / "adapter_config.json").read_text()
 
 
 @pytest.mark.parametrize("config, tensors, said", [

@@ -16,6 +16,7 @@ from lora import TARGETS, load_peft
 from mistral import load_model
 from t2l import T2L, T2LConfig, adapted_modules, generate_lora, load_t2l, save_t2l
 from utils.cli import UserError
+from utils.modules import layer_name
 from utils.peft import KEY
 
 pytestmark = pytest.mark.quick
@@ -38,7 +39,7 @@ def test_the_authors_code_gives_the_same_lora(name):
         for part, side in zip((A, B), "AB"):
             for module, stack in part.items():
                 for i in range(t2l.cfg.n_layers):
-                    key = f"{k}." + KEY.format(layer=i, module=module, side=side)
+                    key = f"{k}." + KEY.format(name=layer_name(i, module), side=side)
                     torch.testing.assert_close(stack[k, i], expected[key], atol=1e-5, rtol=1e-5)
     swapped = load_t2l(REFERENCE / name, module_order=("v_proj", "q_proj"))
     other = swapped(expected["task_emb"])[0]["q_proj"]

@@ -10,10 +10,11 @@ import torch
 from conftest import FAMILIES, GOLDEN, TINY, command, refused
 
 from encoder import embed, load_encoder
-from lora import TARGETS, LoRA, load_peft
+from lora import MODULES, TARGETS, LoRA, load_peft
 from mistral import load_model
 from t2l import T2L, T2LConfig, apply_lora, generate_lora, load_t2l, save_t2l, t2l_config
 from utils.cli import UserError
+from utils.modules import layer_name
 from utils.peft import same_model
 
 pytestmark = pytest.mark.quick
@@ -102,21 +103,22 @@ def test_shapes_of_every_head_layer_and_module(arch, sizes):
             assert b == 1 or (w[0] != w[1]).any()
 
 
+@pytest.mark.parametrize("modules", [TARGETS, tuple(MODULES)], ids=["usual", "all"])
 @pytest.mark.parametrize("name", FAMILIES)
 @pytest.mark.parametrize("arch", "LMS")
-def test_shapes_of_every_head_for_every_family(arch, name):
+def test_shapes_of_every_head_for_every_family(arch, name, modules):
     """raw, forward, adapters, generate_lora of one text and of several: they fit the model."""
     model, encoder = load_model(GOLDEN / name, torch.float32), load_encoder(GOLDEN / "bert")
-    t2l = made(arch, **{k: v for k, v in vars(t2l_config(model.cfg, arch, encoder)).items()
-                        if k != "arch"})
-    weights = {m: getattr(model.model["layers"][0].self_attn, m).weight for m in TARGETS}
-    assert list(t2l.cfg.modules) == list(TARGETS)
+    cfg = t2l_config(model.cfg, arch, encoder, modules[::-1])               # in any order
+    t2l = made(arch, **{k: v for k, v in vars(cfg).items() if k != "arch"})
+    weights = {m: model.get_parameter(f"{layer_name(0, m)}.weight") for m in modules}
+    assert list(t2l.cfg.modules) == list(modules)
 
     def check(lora: LoRA, *lead: int) -> None:
         for m, W in weights.items():
             d_out, d_in = W.shape
-            assert lora[0][m].shape == (*lead, 3, 8, d_in)                 # A (…, n, r, d_in)
-            assert lora[1][m].shape == (*lead, 3, d_out, 8)                # B (…, n, d_out, r)
+            assert lora[0][m].shape == (*lead, 3, cfg.rank, d_in)          # A (…, n, r, d_in)
+            assert lora[1][m].shape == (*lead, 3, d_out, cfg.rank)         # B (…, n, d_out, r)
         ids = torch.randint(3, 96, (lead or (2,)) + (5,))
         assert model(ids, lora=lora).shape == (*(lead or (2,)), 5, 96)
 

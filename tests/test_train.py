@@ -13,11 +13,12 @@ import train
 from data.suite import load_suite
 from data.tasks import Sample, Task, draw_samples, encode
 from encoder import load_encoder
-from lora import TARGETS
+from lora import MODULES, TARGETS, load_peft
 from mistral import load_model, load_tokenizer
-from t2l import T2L, T2LConfig, t2l_config
+from t2l import T2L, T2LConfig, load_t2l, t2l_config
 from train import LoRATable, Setup, TextToLoRA, lr_schedule, sft_loss
-from utils.cli import train_args
+from utils.cli import UserError, train_args
+from utils.modules import layer_name
 
 
 def run(*flags) -> None:
@@ -161,18 +162,49 @@ def test_only_the_optimisers_step_changes_anything_and_only_the_trainee(tiny_tas
 @pytest.mark.quick
 @pytest.mark.parametrize("name", FAMILIES)
 def test_shapes_of_the_tables_adapters(name):
-    """mtlora: one for all samples; lora: each sample has its own task's."""
+    """mtlora: one for all samples; lora: each sample has its own task's; of two modules, of all."""
     model = load_model(GOLDEN / name, torch.float32)
     samples = [Sample(task, "", "", ("",)) for task in ("b", "a", "b")]
     ids = torch.randint(3, 96, (3, 5))
+    assert list(LoRATable(model.cfg).adapters(samples)[0]) == list(TARGETS)
     for tasks, lead in ((None, ()), (["a", "b"], (3,))):
-        A, B = LoRATable(model.cfg, tasks).adapters(samples)
-        assert list(A) == list(B) == list(TARGETS)
-        for m in TARGETS:
-            d_out, d_in = getattr(model.model["layers"][0].self_attn, m).weight.shape
-            assert A[m].shape == (*lead, 3, 8, d_in)
-            assert B[m].shape == (*lead, 3, d_out, 8)
+        A, B = LoRATable(model.cfg, tasks, MODULES).adapters(samples)
+        assert A.keys() == B.keys() == MODULES.keys()
+        for m in MODULES:
+            d_out, d_in = model.get_parameter(f"{layer_name(0, m)}.weight").shape
+            assert A[m].shape == (*lead, 3, T2LConfig.rank, d_in)
+            assert B[m].shape == (*lead, 3, d_out, T2LConfig.rank)
         assert model(ids, lora=(A, B)).shape == (3, 5, 96)
+
+
+@pytest.mark.parametrize("mode", ["sft", "mtlora", "lora"])
+def test_other_modules_are_trained_and_recorded(mode, tiny_tasks, tmp_path):
+    """In any order on the command line; a run, a library, a start of other modules is one line."""
+    out, names = tmp_path / mode, ["k_proj", "down_proj"]
+    flags = ["--mode", mode, "--tasks", tiny_tasks, "--steps", 3, "--lr", 0.01, "--batch-size", 16,
+             "--eval-samples", 0, "--out", out]
+    train_tiny(*flags, "--modules", *names[::-1])
+    assert json.loads((out / "config.json").read_text())["modules"] == names
+    with pytest.raises(UserError, match="says modules = .*k_proj.*the command line .*q_proj"):
+        train_tiny(*flags, "--resume")
+    if mode != "sft":
+        lora = load_peft(out if mode == "mtlora" else out / "beta")
+        assert list(lora[0]) == names and all(B.any() for B in lora[1].values())
+    other = ["--batch-size", 2, "--steps", 3, "--eval-samples", 0, "--tasks", tiny_tasks,
+             "--out", tmp_path / "other"]
+    if mode == "sft":
+        assert list(load_t2l(out).cfg.modules) == names
+        with pytest.raises(UserError, match="it adapts k_proj, down_proj, this run q_proj, v_proj; "
+                                            "--modules k_proj down_proj trains it on"):
+            train_tiny("--mode", "sft", *other, "--init", out)
+        train_tiny("--mode", "sft", *other, "--init", out, "--modules", *names)
+    if mode == "lora":
+        recon = ["--mode", "recon", *other, "--loras", out]
+        with pytest.raises(UserError, match="its adapters are of k_proj, down_proj, --modules asks "
+                                            "for q_proj; leave it out"):
+            train_tiny(*recon, "--modules", "q_proj")
+        train_tiny(*recon)                                           # the library's
+        assert list(load_t2l(tmp_path / "other").cfg.modules) == names
 
 
 @pytest.mark.quick

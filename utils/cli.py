@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from utils.modules import MODULES, TARGETS, in_order
 from utils.schema import misfits, number, optional, whole
 
 
@@ -216,8 +217,8 @@ def t2l_flags(modules: Iterable[str]) -> Parser:
     parser.folder("--out", "write the adapter as a PEFT folder", "it is not kept")
     parser.folder("--merged", "write the whole model with the adapter merged in", "it is not")
     parser.folder("--ckpt", "a trained T2L folder", "the committed one for SmolLM2-135M-Instruct")
-    add("--module-order", nargs=2, choices=modules, default=None,
-        help="the authors' checkpoints: which module came first in training%(default).0s")
+    add("--module-order", nargs="+", choices=list(modules), metavar="NAME", default=None,
+        help="the authors' checkpoints: in which order training had the modules%(default).0s")
     parser.models(encoder="the checkpoint's")
     return parser
 
@@ -276,6 +277,8 @@ def train_args(defaults: dict[str, dict], heads: Iterable[str],
         args.save_every = 0                          # every task is saved when it is done
         if args.max_tasks is None and not args.task:
             args.max_tasks = 64
+    if args.modules or args.mode != "recon":
+        args.modules = in_order(args.modules or TARGETS)
     check_train_flags(args, samples_per_task)
     return args
 
@@ -314,6 +317,10 @@ def train_flags(defaults: dict[str, dict], heads: Iterable[str]) -> Parser:
         help="recon: the distance between A and A*, B and B*; or between B A and B* A*")
     add("--describe", choices=["lora", "prompt", "both"], default="lora",
         help="where the description goes: only into the hypernetwork, only into the prompt, both")
+
+    add("--modules", nargs="+", choices=list(MODULES), metavar="NAME", default=None,
+        help=f"the adapted ones of {', '.join(MODULES)} (default: {' '.join(TARGETS)}; recon: the "
+        "library's)%(default).0s")
 
     # The optimisation.
     by_mode("--steps", int, "training steps; lora: of each task at most")

@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 from utils.cli import UserError, composed, select_tasks
 from utils.files import read_json
+from utils.modules import in_order
 from utils.peft import LoRA, load_peft, same_model
 
 
@@ -60,6 +61,14 @@ def check_library_model(loras: dict[str, LoRA], base_model: str, name: str, n_la
             any(modules.get(m) != size for m, size in sizes.items()):
         raise UserError(f"the library is for {base_model}, {layers} layers of {sizes}; the "
                         f"language model is {name}, {n_layers} of {modules}")
+
+
+def check_modules(folder: str, found: Iterable[str], wanted: Iterable[str] | None) -> None:
+    """UserError where a library adapts other modules than --modules asks for (None: any)."""
+    if wanted and in_order(found) != in_order(wanted):
+        raise UserError(f"--loras {folder}: its adapters are of {', '.join(in_order(found))}, "
+                        f"--modules asks for {', '.join(in_order(wanted))}; leave it out, and T2L "
+                        "learns the library's")
 
 
 def check_library_tasks(folder: str, names: Iterable[str], known: Container[str]) -> None:

@@ -11,37 +11,49 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor
 
 from utils.cli import UserError, warn
 from utils.files import atomic_folder, clear_scratch, dump_json, read_json
-from utils.schema import FLAG, TEXT, misfits, number, optional, short, whole
+from utils.modules import MODULES, layer_name
+from utils.schema import (FLAG, TEXT, kind_of, misfits, number, object_of, one_of, optional, short,
+                          whole)
 from utils.weights import check_numbers, read_safetensors, read_shards
 
-TARGETS = ("q_proj", "v_proj")
 LoRA = tuple[dict[str, Tensor], dict[str, Tensor]]
-KEY = "base_model.model.model.layers.{layer}.self_attn.{module}.lora_{side}.weight"
-KEY_PATTERN = re.compile(r"base_model\.model\.model\.layers\.(0|[1-9]\d{0,5})\.self_attn"
-                         r"\.(q_proj|v_proj)\.lora_([AB])\.weight")
+KEY = "base_model.model.{name}.lora_{side}.weight"
+KEY_PATTERN = re.compile(r"base_model\.model\.(model\.layers\.(0|[1-9]\d{0,5})\.("
+                         + "|".join(rf"{part}\.{m}" for m, part in MODULES.items())
+                         + r"))\.lora_([AB])\.weight")
 
 # What PEFT can do beyond ΔW = scale · B A; and starts for which it changed the base's weights, too.
-UNSUPPORTED = ("use_dora", "rank_pattern", "alpha_pattern", "layer_replication", "use_qalora",
-               "use_bdlora", "alora_invocation_tokens", "arrow_config", "kasa_config",
-               "monteclora_config")
+UNSUPPORTED = ("use_dora", "layer_replication", "use_qalora", "use_bdlora", "modules_to_save",
+               "alora_invocation_tokens", "arrow_config", "kasa_config", "monteclora_config",
+               "lora_bias", "fan_in_fan_out", "target_parameters", "trainable_token_indices")
 BASE_CHANGING_INITS = ("pissa", "olora", "corda", "loftq", "lora_ga")
-CONFIG = {"r": whole(1, 2**20), "use_rslora": optional(FLAG),
-          "base_model_name_or_path": optional(TEXT)}
 ALPHA = number(0, 1e9)
+CONFIG = {"r": whole(1, 2**20), "use_rslora": optional(FLAG),
+          "base_model_name_or_path": optional(TEXT), "bias": optional(one_of("none")),
+          "rank_pattern": optional(object_of(whole(1, 2**20))),
+          "alpha_pattern": optional(object_of(ALPHA))}
+NAMES_ONLY = re.compile(r"\^?(\w|\\?\.)+")        # a key of these two: of a name, no wildcards
 
 
 # -------------------------------------------------------------------------------- what fits
 
 def check_pairs(lora: LoRA) -> None:
     """ValueError unless every A has its B: the same modules, batch, layers and rank."""
+    if not (isinstance(lora, tuple | list) and len(lora) == 2
+            and all(isinstance(side, dict) for side in lora)):
+        raise ValueError(f"expected an adapter (A, B), two dicts by module, found {kind_of(lora)}")
     if not (lora[0] or lora[1]):
         raise ValueError("the adapter has no module, so no layer reads it; None is no adapter")
     for m in lora[0].keys() | lora[1].keys():
+        if m not in MODULES:
+            raise ValueError(f"the adapter is of {m!r}, so no layer reads it; expected of "
+                             f"{', '.join(MODULES)}")
         A, B = (tuple(side[m].shape) if m in side else () for side in lora)
         if len(A) < 3 or A[:-2] != B[:-2] or A[-2] != B[-1]:
             raise ValueError(f"{m} has A {A or 'missing'} and B {B or 'missing'}; expected "
@@ -67,14 +79,14 @@ def check_one_each(lora: LoRA | None, n_prompts: int) -> None:
 def weight_deltas(lora: LoRA) -> dict[str, tuple[Tensor, Tensor]]:
     """{Hugging Face's name of an adapted weight: A (r, d_in), B (d_out, r)}."""
     check_single(lora)
-    return {f"model.layers.{i}.self_attn.{m}.weight": (A, B) for m in lora[0]
+    return {f"{layer_name(i, m)}.weight": (A, B) for m in lora[0]
             for i, (A, B) in enumerate(zip(lora[0][m], lora[1][m]))}
 
 
 def check_fits(lora: LoRA, shapes: dict[str, torch.Size]) -> None:
     """UserError unless the adapter has a ΔW for each layer's weight, and of its shape."""
     wanted = {name: (len(B), A.shape[-1]) for name, (A, B) in weight_deltas(lora).items()}
-    endings = tuple(f".self_attn.{m}.weight" for m in lora[0])
+    endings = tuple(f".{MODULES[m]}.{m}.weight" for m in lora[0])
     found = {name: tuple(shape) for name, shape in shapes.items() if name.endswith(endings)}
     for name in sorted(wanted.keys() | found.keys()):
         if wanted.get(name) != found.get(name):
@@ -112,10 +124,14 @@ def save_peft(folder: str | Path, lora_A: dict[str, Tensor], lora_B: dict[str, T
     """Write a PEFT adapter folder: A[m] (n, r, d_in), B[m] (n, d_out, r), lora_alpha = r.
 
     The scale is already in B, so an engine that ignores `use_rslora` is right as well.
-    `metadata` (description, checkpoint …) is kept in the header of the safetensors file.
+    `metadata` (description, checkpoint …) is kept in the header of the safetensors file. A pair of
+    tensors does not know its model: `base_model` says it, for example t2l.cfg.base_model.
     """
     check_single((lora_A, lora_B))
-    tensors = {KEY.format(layer=i, module=module, side=side): weight.contiguous()
+    if not base_model:
+        warnings.warn(f"{folder} will not say which model it is for; save_peft takes base_model=…, "
+                      "for example t2l.cfg.base_model")
+    tensors = {KEY.format(name=layer_name(i, module), side=side): weight.contiguous()
                for module in lora_A
                for side, stack in (("A", lora_A[module]), ("B", lora_B[module]))
                for i, weight in enumerate(stack)}
@@ -147,10 +163,11 @@ def sort_metadata(path: Path) -> None:
 
 
 def load_peft(folder: str | Path) -> LoRA:
-    """(A, B) of any PEFT LoRA of q_proj and/or v_proj; its own scale is folded into B.
+    """(A, B) of any PEFT LoRA of any of MODULES; its own scale is folded into B.
 
-    What it adapts besides is left out with a warning. Raises UserError where the folder is no such
-    adapter, one without some layers, of several ranks, or with numbers that are not finite.
+    Where a rank_pattern makes ranks differ, rows of A and columns of B are filled up with 0. What
+    else it adapts is left out with a warning. Raises UserError where the folder is no such adapter,
+    one without some layers, or with numbers that are not finite.
     """
     # A plain LoRA?
     folder = Path(folder)
@@ -161,6 +178,10 @@ def load_peft(folder: str | Path) -> LoRA:
     if config.get("layers_to_transform") is not None:
         refused.append(f"layers_to_transform={short(config['layers_to_transform'])}; an adapter of "
                        "all layers is needed")
+    refused += [f"{field}={short(config[field])}; only names of modules and layers are read"
+                for field in ("rank_pattern", "alpha_pattern")
+                if isinstance(config.get(field), dict)
+                and not all(map(NAMES_ONLY.fullmatch, config[field]))]
     if wrong := misfits(config, CONFIG):
         refused.append(wrong)
     if config.get("peft_type") != "LORA" or not ALPHA.fits(alpha) or refused:
@@ -170,51 +191,72 @@ def load_peft(folder: str | Path) -> LoRA:
 
     # Its tensors: "Aq_proj" … → layer → tensor.
     tensors = read_safetensors(folder / "adapter_model.safetensors")
-    found: dict[str, dict[int, Tensor]] = {side + m: {} for side in "AB" for m in TARGETS}
+    found: dict[str, dict[int, Tensor]] = {side + m: {} for side in "AB" for m in MODULES}
     for key in list(tensors):
         if match := KEY_PATTERN.fullmatch(key):
-            layer, module, side = match.groups()
-            found[side + module][int(layer)] = tensors.pop(key)
+            _, layer, module, side = match.groups()
+            found[side + module.split(".")[1]][int(layer)] = tensors.pop(key)
 
     # Every layer from 0 on, in A and in B.
-    modules = [m for m in TARGETS if found["A" + m] or found["B" + m]]
+    modules = [m for m in MODULES if found["A" + m] or found["B" + m]]
     layers = {tuple(sorted(found[side + m])) for m in modules for side in "AB"}
     if len(layers) != 1 or layers != {tuple(range(len(next(iter(layers)))))}:
-        raise UserError(f"{folder}: expected LoRA pairs of self_attn.q_proj or v_proj for every "
+        raise UserError(f"{folder}: expected LoRA pairs of any of {', '.join(MODULES)}, for every "
                         f"layer, found {'gaps' if layers else next(iter(tensors), 'nothing')}")
     if tensors:
         warnings.warn(f"{folder}: left out {len(tensors)} tensors such as {next(iter(tensors))}; "
-                      "only q_proj and v_proj are adapted here, so it does less than it did")
-
-    rows = {key: [part[i] for i in sorted(part)] for key, part in found.items() if part}
-    A, B = stack_and_scale(folder, rows, alpha, bool(config.get("use_rslora")))
-    if (rank := next(iter(A.values())).shape[1]) != config.get("r", rank):
-        raise UserError(f"{folder}: adapter_config.json says r {config['r']}, its tensors have "
-                        f"rank {rank}, so its scale is not certain")
-    return A, B
+                      f"only a layer's {', '.join(MODULES)} are adapted here, so it does less than "
+                      "it did")
+    return stack_and_scale(folder, {m: [(found["A" + m][i], found["B" + m][i])
+                                        for i in range(len(found["A" + m]))] for m in modules},
+                           config)
 
 
-def stack_and_scale(folder: Path, rows: dict[str, list[Tensor]], alpha: float,
-                    rslora: bool) -> LoRA:
-    """Each layer's A and B, under "Aq_proj", "Bq_proj" …, as one LoRA with its scale in B."""
-    ranks = {w.shape[side == "B"] if w.dim() == 2 else "none"
-             for (side, *_), part in rows.items() for w in part}
-    if len(ranks) != 1 or any(len({w.shape for w in part}) > 1 for part in rows.values()):
+def stack_and_scale(folder: Path, pairs: dict[str, list[tuple[Tensor, Tensor]]],
+                    config: dict) -> LoRA:
+    """Each layer's A and B, by module, as one LoRA with its scale in B."""
+    # Shapes that fit each other.
+    sides = [w for part in pairs.values() for w in zip(*part)]                # A, B, A, B …
+    ranks = {w.shape[i % 2] if w.dim() == 2 else "none" for i, side in enumerate(sides)
+             for w in side}
+    one_rank = len(ranks) == 1 or config.get("rank_pattern")
+    if "none" in ranks or not one_rank or any(len({w.shape[1 - i % 2] for w in side}) > 1
+                                              for i, side in enumerate(sides)):
         raise UserError(f"{folder}: expected A (r, d_in) and B (d_out, r), in all layers alike; "
                         f"found ranks {', '.join(sorted(map(str, ranks)))}")
-    if any(w.numel() == 0 for part in rows.values() for w in part):
+    if any(w.numel() == 0 for side in sides for w in side):
         raise UserError(f"{folder}: holds tensors without numbers, as of training in shards; save "
                         "it again, gathered")
-    rank = ranks.pop()
-    scale = alpha / (rank ** 0.5 if rslora else rank)
-    for part in rows.values():
-        for w in part:
-            check_numbers(w, f"{folder}:")
-    lora = ({key[1:]: torch.stack(part) for key, part in rows.items() if key[0] == "A"},
-            {key[1:]: torch.stack(part) * scale for key, part in rows.items() if key[0] == "B"})
-    for B in lora[1].values():
-        check_numbers(B, f"{folder}: B times its scale of {scale:g}")
+
+    # Each layer's own scale.
+    lora: LoRA = ({}, {})
+    for module, part in pairs.items():
+        scaled = [scale_pair(folder, config, layer_name(i, module), A, B, max(ranks))
+                  for i, (A, B) in enumerate(part)]
+        for side, rows in zip(lora, zip(*scaled)):
+            side[module] = torch.stack(rows)
     return lora
+
+
+def scale_pair(folder: Path, config: dict, name: str, A: Tensor, B: Tensor,
+               rank: int) -> tuple[Tensor, Tensor]:
+    """One layer's A and scaled B, filled up to `rank`; UserError where its scale is not certain."""
+    def said(field: str, usual: float) -> float:
+        patterns = config.get(field) or {}
+        return next((value for pattern, value in patterns.items()       # the first, as in PEFT
+                     if re.match(rf"(.*\.)?({pattern})$", name)), usual)
+
+    r = said("rank_pattern", config.get("r", len(A)))
+    if not r == len(A) == B.shape[1]:
+        raise UserError(f"{folder}: adapter_config.json says r {r}, its tensors have rank "
+                        f"{len(A)} in {name}, so its scale is not certain")
+    scale = said("alpha_pattern", config["lora_alpha"]) / (r ** 0.5 if config.get("use_rslora")
+                                                           else r)
+    for w in (A, B):
+        check_numbers(w, f"{folder}:")
+    B = B * scale
+    check_numbers(B, f"{folder}: B times its scale of {scale:g}")
+    return F.pad(A, (0, 0, 0, rank - r)), F.pad(B, (0, rank - r))
 
 
 # ------------------------------------------------------------------------------ model folders

@@ -25,13 +25,15 @@ from tqdm import tqdm
 from utils.cli import UserError, first_line, on_interrupt, warn
 from utils.files import (atomic_folder, clear_scratch, lock_folder, read_json, sync, unlock,
                          write_json)
+from utils.modules import TARGETS
 from utils.peft import same_model
 
 
 # ------------------------------------------------------------------------ what is recorded
 
 SETTINGS = ("mode", "model", "encoder", "tasks", "task", "max_tasks", "loras", "init", "arch",
-            "one_hot", "canonical", "recon_space", "steps", "batch_size", "lr", "seed", "describe")
+            "one_hot", "canonical", "recon_space", "steps", "batch_size", "lr", "seed", "describe",
+            "modules")
 WEIGHTS = ("t2l.safetensors", "adapter_model.safetensors")
 RESULTS = ("results.json", "results_validation.json", "results_library.json",
            "results_benchmarks.json")
@@ -137,7 +139,8 @@ def check_new(args: argparse.Namespace, out: Path) -> None:
 
 def check_resumable(args: argparse.Namespace, out: Path) -> None:
     """UserError unless there is something to go on from, of a run with the same flags."""
-    state, found = out / "train_state.pt", recorded(out)
+    usual = {"modules": args.modules and list(TARGETS)}      # of a run older than the flag
+    state, found = out / "train_state.pt", usual | recorded(out)
     if not (found.get("finished") or found.get("mode") == "lora" or state.exists()):
         raise UserError(f"nothing to resume: {state} does not exist; a run writes it with "
                         "--save-every N")
@@ -244,6 +247,10 @@ def smaller_lr(out: Path, what: str) -> UserError:
 
 def check_same_t2l(path: str, found: dict, wanted: dict) -> None:
     """--init: UserError where the fields of its T2LConfig are not this run's."""
+    if set(found["modules"]) != set(wanted["modules"]):
+        raise UserError(f"--init {path}: it adapts {', '.join(found['modules'])}, this run "
+                        f"{', '.join(wanted['modules'])}; --modules {' '.join(found['modules'])} "
+                        "trains it on")
     for key in ("arch", "emb_size", "n_layers", "modules", "rank", "base_model", "encoder",
                 "tasks"):
         if found[key] != wanted[key] and not (key == "base_model"

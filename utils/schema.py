@@ -69,6 +69,12 @@ def misfits(found: dict, table: dict[str, Kind], prefix: str = "", between: str 
                      if field in found and not kind.fits(found[field]))
 
 
+def kind_of(value: object) -> str:
+    """What somebody handed over: "a Tokenizer", "a list of 3"."""
+    return f"a {type(value).__name__}" + (f" of {len(value)}" if isinstance(value, list | tuple)
+                                          else "")
+
+
 def short(value: object) -> str:
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "…"

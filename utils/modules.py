@@ -1,0 +1,19 @@
+"""The linear modules of a language model's layer: which can be adapted, their names and order."""
+from collections.abc import Iterable
+
+# What can be adapted, each with the part of the layer that it is in; and what is adapted unless
+# others are asked for, as in the paper.
+MODULES = {"q_proj": "self_attn", "k_proj": "self_attn", "v_proj": "self_attn",
+           "o_proj": "self_attn", "gate_proj": "mlp", "up_proj": "mlp", "down_proj": "mlp"}
+TARGETS = ("q_proj", "v_proj")
+
+
+def layer_name(i: int, module: str) -> str:
+    """Hugging Face's name of a module in layer i."""
+    return f"model.layers.{i}.{MODULES[module]}.{module}"
+
+
+def in_order(modules: Iterable[str]) -> list[str]:
+    """These modules, each once, as MODULES has them: a module's place is its number in a T2L."""
+    wanted = set(modules)
+    return [m for m in MODULES if m in wanted]

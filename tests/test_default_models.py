@@ -3,10 +3,11 @@
 Skipped where they are neither cached nor to be fetched.
 """
 import json
+import re
 
 import pytest
 import torch
-from conftest import GOLDEN
+from conftest import GOLDEN, command
 
 from encoder import load_encoder
 from mistral import generate, generate_ids, load_model, load_tokenizer
@@ -58,6 +59,43 @@ def test_default_model_knows_paris(default_models):
     model, tokenizer = (load(default_models[0]) for load in
                         (load_model, load_tokenizer))
     assert "Paris" in generate(model, tokenizer, QUESTIONS[:1])[0]
+
+
+def test_live_apply_chat_template_gives_our_prompts(default_models):
+    """Of the folder in the cache, to which add_for_transformers gave its template."""
+    transformers = pytest.importorskip("transformers")
+    theirs = transformers.AutoTokenizer.from_pretrained(default_models[0])
+    tokenizer = load_tokenizer(default_models[0])
+    assert (theirs.eos_token_id, theirs.bos_token_id) == (tokenizer.end, 1)
+    for question in QUESTIONS:
+        ids = theirs.apply_chat_template([{"role": "user", "content": question}],
+                                         add_generation_prompt=True)["input_ids"]
+        assert ids == tokenizer.prompt(question)
+
+
+@pytest.mark.slow
+def test_live_peft_and_pipeline_answer_as_t2l_does(default_models, tmp_path):
+    """t2l.py's two folders in others' hands: adapter/ in PEFT, merged/ in transformers' pipeline."""
+    transformers, peft = pytest.importorskip("transformers"), pytest.importorskip("peft")
+    description, text = "Write the animal of the list in round brackets.", "apple, dog, chair, green"
+    done = command("t2l", description, "--prompt", text, "--out", tmp_path / "adapter",
+                   "--merged", tmp_path / "merged")
+    ours = re.search("adapted: (.*)", done.stdout)[1]
+    chat, folder = [{"role": "user", "content": text}], default_models[0]
+
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    model = peft.PeftModel.from_pretrained(
+        transformers.AutoModelForCausalLM.from_pretrained(folder), tmp_path / "adapter")
+    prompt = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_tensors="pt",
+                                           return_dict=True)
+    answer = model.generate(**prompt, max_new_tokens=32)[0, prompt["input_ids"].shape[1]:]
+    assert tokenizer.decode(answer, skip_special_tokens=True) == ours == "(dog)"
+    with model.disable_adapter():                                    # negative control
+        answer = model.generate(**prompt, max_new_tokens=32)[0, prompt["input_ids"].shape[1]:]
+        assert tokenizer.decode(answer, skip_special_tokens=True) != ours
+
+    pipe = transformers.pipeline("text-generation", model=str(tmp_path / "merged"))
+    assert pipe(chat, max_new_tokens=32)[0]["generated_text"][-1]["content"] == ours
 
 
 SENTENCES = [f"{verb} the {thing} of the {place}."

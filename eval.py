@@ -29,8 +29,8 @@ from utils.files import check_unique, read_json, write_json
 from utils.peft import check_fits
 from utils.stats import interval, mean, print_tasks
 from utils.tokenizer import Tokenizer
+from utils.weights import CHECKPOINTS, checkpoint_folder
 
-CHECKPOINTS = Path(__file__).parent / "checkpoints"
 BATCH = 64
 SEEN = 200                     # seen tasks in the table, at most: a draw of them is enough
 FEWEST = 10                    # tasks for a verdict: the interval over fewer is too uncertain
@@ -241,7 +241,7 @@ def load_models(args) -> tuple[Mistral, Tokenizer, EncoderOf]:
 
 def main() -> None:
     args = eval_args()
-    folders = [Path(d) for d in args.ckpt or sorted(CHECKPOINTS.glob("[!.]*/"))]
+    folders = [checkpoint_folder(d) for d in args.ckpt or sorted(CHECKPOINTS.glob("[!.]*/"))]
     model, tokenizer, encoder_of = load_models(args)
     suite = drop_too_long(load_suite(args.tasks), tokenizer, model.cfg.max_position_embeddings,
                           "prompt")

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from utils.modules import MODULES, TARGETS                # noqa: F401, to be imported from here
 from utils.peft import LoRA, check_fits, check_pairs, weight_deltas
 from utils.peft import load_peft, save_peft                # noqa: F401, to be imported from here
+from utils.schema import check_types
 
 
 def lora_scale(alpha: float, rank: int) -> float:
@@ -100,6 +101,7 @@ def merge(model: nn.Module, lora: LoRA) -> nn.Module:
 
     Raises UserError where the adapter's layers or shapes are not the model's.
     """
+    check_types(model=(model, nn.Module))
     weights, deltas = dict(model.named_parameters()), weight_deltas(lora)
     check_fits(lora, {name: weight.shape for name, weight in weights.items()})
 

@@ -22,6 +22,7 @@ from utils.download import default_model
 from utils.hf_config import read_decoder_config
 from utils.peft import check_one_each
 from utils.rope import rope_frequencies
+from utils.schema import as_texts, check_types
 from utils.tokenizer import Tokenizer, pad, read_chat_tokenizer
 from utils.weights import load_weights, read_model_weights
 
@@ -346,13 +347,16 @@ def generate_ids(model: Mistral, prompts: list[list[int]], lora: LoRA | None,
     return out
 
 
-def generate(model: Mistral, tokenizer: Tokenizer, prompts: list[str], lora: LoRA | None = None,
-             max_new_tokens: int = 32, batch_size: int = 64) -> list[str]:
-    """Greedy answers to user messages; the chat format is added here.
+def generate(model: Mistral, tokenizer: Tokenizer, prompts: str | list[str],
+             lora: LoRA | None = None, max_new_tokens: int = 32, batch_size: int = 64
+             ) -> str | list[str]:
+    """The greedy answer to a user message, or a list of them to a list; the chat format is added.
 
-    `lora` is one adapter for all prompts, or one for each (a leading axis as long as `prompts`,
-    else ValueError). Prompts run in batches of similar length.
+    `lora` is one adapter for all prompts, or one for each (a leading axis as long as `prompts`).
+    Prompts run in batches of similar length.
     """
+    check_types(model=(model, Mistral), tokenizer=(tokenizer, Tokenizer))
+    one, prompts = isinstance(prompts, str), as_texts(prompts, "prompts")
     check_one_each(lora, len(prompts))
     stop = (*model.cfg.eos_token_id, tokenizer.end)
     encoded = [tokenizer.prompt(p) for p in prompts]
@@ -364,4 +368,4 @@ def generate(model: Mistral, tokenizer: Tokenizer, prompts: list[str], lora: LoR
                              select_loras(lora, torch.tensor(rows)), max_new_tokens, stop)
         for i, ids in zip(rows, batch):
             answers[i] = tokenizer.decode(ids).strip()
-    return answers
+    return answers[0] if one else answers

@@ -34,9 +34,11 @@ from utils.library import LoRABuffers
 from utils.modules import in_order
 from utils.peft import check_adapter_sizes, merge_folder
 from utils.sakana import read_sakana
-from utils.weights import fingerprint, load_weights, read_t2l_folder
+from utils.schema import as_texts, check_types, kind_of
+from utils.weights import (CHECKPOINTS, checkpoint_folder, fingerprint, load_weights,
+                           read_t2l_folder)
 
-CHECKPOINT = Path(__file__).parent / "checkpoints" / "smollm2-135m"
+CHECKPOINT = CHECKPOINTS / "smollm2-135m"
 
 
 @dataclass
@@ -201,13 +203,13 @@ class T2L(nn.Module):
 
     def raw(self, task_emb: Tensor) -> LoRA:
         """What the heads emit, z-scores if cfg.z_scored, for (b, e); shapes as in forward."""
-        cfg, b = self.cfg, task_emb.shape[0]
-        if task_emb.dim() != 2 or task_emb.shape[1] != cfg.emb_size:
-            raise ValueError(f"task_emb is {tuple(task_emb.shape)}, expected (b, {cfg.emb_size}): "
-                             "this checkpoint was trained with another encoder")
+        cfg, shape = self.cfg, tuple(getattr(task_emb, "shape", ()))
+        if len(shape) != 2 or shape[1] != cfg.emb_size:
+            raise ValueError(f"task_emb is {shape or kind_of(task_emb)}, expected (b, "
+                             f"{cfg.emb_size}): this checkpoint was trained with another encoder")
 
         # φ: the task's code, the layer's and the module's embedding, for every layer and module.
-        n, m = cfg.n_layers, len(cfg.modules)
+        b, n, m = len(task_emb), cfg.n_layers, len(cfg.modules)
         task = self.task_encoder.mlp(task_emb)[:, None, None].expand(b, n, m, -1)
         depth = self.layer_depth_encoder(torch.arange(n, device=task.device))
         kind = self.layer_type_encoder(torch.arange(m, device=task.device))
@@ -259,11 +261,11 @@ def save_t2l(t2l: T2L, folder: str | Path, dtype: torch.dtype, metadata: dict) -
 def load_t2l(path: str | Path | None = None, module_order: tuple[str, ...] | None = None) -> T2L:
     """A trained hypernetwork in fp32, eval mode (None: the committed one for the default model).
 
-    `path` is a folder of ours or one that the authors released; only the latter needs to be told
-    `module_order`, see utils/sakana.py. Needs neither the language model nor the encoder on disk.
+    `path` is a folder of ours, one of checkpoints/ by its name, or one that the authors released;
+    only that needs to be told `module_order`, see utils/sakana.py. Needs no other model on disk.
     Raises UserError where config.json and the tensors do not belong together.
     """
-    folder = Path(path) if path else CHECKPOINT
+    folder = checkpoint_folder(path or CHECKPOINT)
     if (folder / "hypermod.pt").exists():
         fields, tensors = read_sakana(folder, module_order)
     elif module_order:
@@ -290,17 +292,17 @@ def generate_lora(t2l: T2L, description: str | list[str], encoder: Encoder | Non
     One string gives A[m] (n, r, d_in), B[m] (n, d_out, r); a list gives them a leading axis.
     The encoder named in the checkpoint is loaded when it is first needed.
     """
-    one = isinstance(description, str)
-    encoder = encoder or encoder_for(t2l.cfg)
-    task_emb = embed(encoder, [description] if one else description)
+    check_types(t2l=(t2l, T2L))
+    one, texts = isinstance(description, str), as_texts(description, "description")
+    task_emb = embed(encoder or encoder_for(t2l.cfg), texts)
     lora = t2l.eval().adapters(task_emb.to(t2l.task_encoder.mlp[0].weight))   # its device and dtype
     return map_lora(lora, lambda w: w[0]) if one else lora
 
 
 def apply_lora(model: nn.Module, lora: LoRA | dict[str, Tensor],
                lora_B: dict[str, Tensor] | None = None) -> nn.Module:
-    """A model like `model`, ours or transformers', with the adapter (A, B) merged into its weights;
-    `model` is left untouched. Takes `lora`, or A and B one after the other."""
+    """A model like `model` (ours or transformers') with an adapter merged into its weights, which is
+    given as a pair or as A, B; `model` is left untouched."""
     return merge(model, lora if lora_B is None else (lora, lora_B))
 
 

@@ -30,6 +30,7 @@ from utils.cli import EvalParser, UserError, run
 from utils.files import check_unique, write_json
 from utils.stats import mean
 from utils.tokenizer import Tokenizer, pad
+from utils.weights import checkpoint_folder
 
 BATCH, YES_NO = 32, ("yes", "no")
 RUNS_CODE = ("humaneval", "mbpp")               # read with --run-code only
@@ -203,7 +204,7 @@ def benchmark_args() -> argparse.Namespace:
 
 def main() -> None:
     args = benchmark_args()
-    folders = [Path(folder) for folder in args.ckpt or sorted(CHECKPOINTS.glob("[!.]*/"))]
+    folders = [checkpoint_folder(d) for d in args.ckpt or sorted(CHECKPOINTS.glob("[!.]*/"))]
     asked = load_benchmarks(Path(args.benchmarks), args.prompts, args.eval_samples, args.run_code)
     model, tokenizer, encoder_of = load_models(args)
     print(report_benchmarks(asked, folders, model, tokenizer, encoder_of, args.likelihood,

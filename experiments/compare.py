@@ -30,6 +30,7 @@ from utils.library import (average_lora, canonical, check_library_model, delta_e
 from utils.peft import same_model
 from utils.stats import mean
 from utils.tokenizer import Tokenizer
+from utils.weights import checkpoint_folder
 
 
 # --------------------------------------------------------------------- T2L and the library
@@ -221,7 +222,7 @@ def main() -> None:
                         adapted_modules(model.cfg, MODULES))
     suite = drop_too_long(load_suite(args.tasks), tokenizer, model.cfg.max_position_embeddings,
                           "prompt")
-    print(report_library(loras, base_model, [Path(folder) for folder in args.ckpt or []], suite,
+    print(report_library(loras, base_model, [checkpoint_folder(d) for d in args.ckpt or []], suite,
                          model, tokenizer, encoder_of, args.eval_samples, args.out))
 
 

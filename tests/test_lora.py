@@ -138,12 +138,15 @@ def test_adapters_that_do_not_fit(tmp_path):
         load_peft(tmp_path)
 
 
-def test_live_apply_lora_takes_a_transformers_model():
+@pytest.mark.parametrize("name", FAMILIES)
+def test_live_apply_lora_takes_a_transformers_model(name):
+    """And the pair, or A and B one after the other."""
     transformers = pytest.importorskip("transformers")
-    _, (A, B), expected = setup("mistral")
+    _, lora, expected = setup(name)
     theirs = transformers.AutoModelForCausalLM.from_pretrained(
-        GOLDEN / "mistral", attn_implementation="eager")
-    adapted = apply_lora(theirs, A, B)
+        GOLDEN / name, attn_implementation="eager")
+    adapted = apply_lora(theirs, lora) if name != "mistral" else apply_lora(theirs, *lora)
+    assert type(adapted) is type(theirs)
     with torch.no_grad():
         torch.testing.assert_close(adapted(expected["ids"]).logits, expected["lora_logits"],
                                    atol=1e-4, rtol=1e-4)

@@ -125,6 +125,17 @@ def test_as_many_adapters_as_prompts():
         generate(model, tokenizer, ["a", "b", "c"], two)
 
 
+def test_a_text_has_an_answer_and_a_list_has_a_list():
+    """As generate_lora: one text and one adapter, or several and one for each."""
+    model, tokenizer = (load(GOLDEN / "llama") for load in (load_model, load_tokenizer))
+    lora = load_peft(GOLDEN / "llama" / "adapter")
+    one = generate(model, tokenizer, "hot", lora)
+    assert isinstance(one, str) and one and generate(model, tokenizer, ["hot"], lora) == [one]
+    assert generate(model, tokenizer, ("hot",), map_lora(lora, lambda w: w[None])) == [one]
+    assert generate(model, tokenizer, "hot", map_lora(lora, lambda w: w[None])) == one
+    assert generate(model, tokenizer, "hot") != one and generate(model, tokenizer, []) == []
+
+
 def test_a_prompt_longer_than_the_context():
     model, tokenizer = (load(GOLDEN / "llama")
                         for load in (load_model, load_tokenizer))

@@ -11,7 +11,7 @@ from conftest import FAMILIES, GOLDEN, TINY, command, refused
 
 from encoder import embed, load_encoder
 from lora import MODULES, TARGETS, LoRA, load_peft
-from mistral import load_model
+from mistral import generate, load_model, load_tokenizer
 from t2l import T2L, T2LConfig, apply_lora, generate_lora, load_t2l, save_t2l, t2l_config
 from utils.cli import UserError
 from utils.modules import layer_name
@@ -184,6 +184,41 @@ def test_save_and_load_then_description_to_adapted_model(arch, tmp_path):
     for m, w in half_A.items():
         assert w.dtype == torch.bfloat16
         torch.testing.assert_close(w.float(), one_A[m], atol=0.1, rtol=0.1)
+
+
+@pytest.mark.parametrize("name", ["smollm2-135m", None])
+def test_a_committed_checkpoint_has_a_name(name, monkeypatch, tmp_path):
+    assert load_t2l(name).cfg.base_model == "HuggingFaceTB/SmolLM2-135M-Instruct"
+    monkeypatch.chdir(tmp_path)
+    for wrong in ("smollm2", tmp_path / "smollm2-135m"):
+        with pytest.raises(UserError, match=f"^{wrong} does not exist; expected a folder that .*, "
+                                            "or a committed checkpoint's name: smollm2-135m$"):
+            load_t2l(wrong)
+
+
+def test_what_is_handed_over_wrongly_says_what_was_expected():
+    model, encoder = load_model(GOLDEN / "llama"), load_encoder(GOLDEN / "bert")
+    t2l, tokenizer = T2L(t2l_config(model.cfg, "S", encoder)), load_tokenizer(GOLDEN / "llama")
+    two = generate_lora(t2l, ["say it", "shout"], encoder)
+    for take, said in (
+            (lambda: generate(tokenizer, model, "hi"), "model is a Tokenizer, expected a Mistral"),
+            (lambda: generate(model, encoder, "hi"), "tokenizer is an Encoder, expected a Tok"),
+            (lambda: generate(model, tokenizer, {"a": 1}), "prompts: expected a text or a list of"),
+            (lambda: generate(model, tokenizer, [["hi"]]), "list of texts, found a list of 1"),
+            (lambda: generate(model, tokenizer, "hi", two), "2 adapters for 1 prompts; give one"),
+            (lambda: generate(model, tokenizer, "hi", two[0]), "an adapter .A, B., two dicts"),
+            (lambda: generate(model, tokenizer, "hi", load_peft(GOLDEN / "mistral" / "adapter")),
+             "the adapter does not fit the model: its q_proj is .3, 72, 48. .layers, d_out, d_in., "
+             "the model's .3, 48, 48."),
+            (lambda: apply_lora(model, two), "one adapter is needed here, not a batch of them"),
+            (lambda: apply_lora(model, load_peft(GOLDEN / "mistral" / "adapter")), "q_proj.weight "
+             "is .72, 48., the model's weight is .48, 48."),
+            (lambda: apply_lora(tokenizer, two), "model is a Tokenizer, expected a Module"),
+            (lambda: generate_lora(model, "say it", encoder), "t2l is a Mistral, expected a T2L"),
+            (lambda: generate_lora(t2l, 5, encoder), "description: expected a text or a list of"),
+            (lambda: t2l("say it"), "task_emb is a str, expected .b, 32.")):
+        with pytest.raises(ValueError, match=said):
+            take()
 
 
 # ------------------------------------------------------------------------------ the command

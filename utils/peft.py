@@ -70,6 +70,8 @@ def check_single(lora: LoRA) -> None:
 
 def check_one_each(lora: LoRA | None, n_prompts: int) -> None:
     """ValueError unless there is one adapter for all prompts, or one for each."""
+    if lora is not None:
+        check_pairs(lora)
     for w in lora[0].values() if lora else ():
         if w.dim() == 4 and len(w) != n_prompts:
             raise ValueError(f"{len(w)} adapters for {n_prompts} prompts; give one for each, or a "

@@ -69,10 +69,26 @@ def misfits(found: dict, table: dict[str, Kind], prefix: str = "", between: str 
                      if field in found and not kind.fits(found[field]))
 
 
+def check_types(**given: tuple[object, type]) -> None:
+    """ValueError for an argument, name=(value, its class), that is of another class."""
+    for name, (value, wanted) in given.items():
+        if not isinstance(value, wanted):
+            raise ValueError(f"{name} is {kind_of(value)}, expected a {wanted.__name__}")
+
+
+def as_texts(given: str | list[str], name: str) -> list[str]:
+    """A text, or a list of texts, as a list; ValueError for something else."""
+    texts = [given] if isinstance(given, str) else given
+    if not (isinstance(texts, list | tuple) and all(isinstance(text, str) for text in texts)):
+        raise ValueError(f"{name}: expected a text or a list of texts, found {kind_of(given)}")
+    return list(texts)
+
+
 def kind_of(value: object) -> str:
-    """What somebody handed over: "a Tokenizer", "a list of 3"."""
-    return f"a {type(value).__name__}" + (f" of {len(value)}" if isinstance(value, list | tuple)
-                                          else "")
+    """What somebody handed over: "an Encoder", "a list of 3"."""
+    name = type(value).__name__
+    return ("an " if name[0] in "AEIOUaeio" else "a ") + name + (
+        f" of {len(value)}" if isinstance(value, list | tuple) else "")
 
 
 def short(value: object) -> str:

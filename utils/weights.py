@@ -12,6 +12,7 @@ from utils.cli import UserError
 from utils.files import read_json, weight_files
 from utils.schema import FLAG, LAYERS, TEXT, WIDTH, list_of, misfits, number, object_of, whole
 
+CHECKPOINTS = Path(__file__).parent.parent / "checkpoints"       # the committed ones
 FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 T2L = {"arch": TEXT, "emb_size": WIDTH, "n_layers": LAYERS,
        "modules": object_of(list_of(WIDTH, 2)), "rank": WIDTH, "alpha": number(0, 1e9),
@@ -74,6 +75,17 @@ def check_layer_count(names: Iterable[str], prefix: str, expected: int, path: st
     if found != expected:
         raise UserError(f"{path}: config.json says num_hidden_layers {expected}, the weights hold "
                         f"{found} layers")
+
+
+def checkpoint_folder(given: str | Path) -> Path:
+    """A folder, or one of CHECKPOINTS by its name; UserError for what is neither."""
+    known = {path.name: path for path in sorted(CHECKPOINTS.glob("[!.]*/"))}
+    if not (folder := Path(given)).exists():
+        folder = known.get(str(given))
+    if folder is None:
+        raise UserError(f"{given} does not exist; expected a folder that train.py wrote, or a "
+                        f"committed checkpoint's name: {', '.join(known)}")
+    return folder
 
 
 def read_t2l_folder(folder: Path) -> tuple[dict, dict[str, Tensor]]:

@@ -301,8 +301,8 @@ def generate_lora(t2l: T2L, description: str | list[str], encoder: Encoder | Non
 
 def apply_lora(model: nn.Module, lora: LoRA | dict[str, Tensor],
                lora_B: dict[str, Tensor] | None = None) -> nn.Module:
-    """A model like `model` (ours or transformers') with an adapter merged into its weights, which is
-    given as a pair or as A, B; `model` is left untouched."""
+    """A model like `model`, ours or transformers', with the adapter (a pair, or A and B) merged
+    into its weights; `model` is left untouched."""
     return merge(model, lora if lora_B is None else (lora, lora_B))
 
 

@@ -6,6 +6,7 @@ import sys
 import pytest
 from conftest import ROOT, command, refused, train_tiny
 
+from train import SAMPLES_PER_TASK
 from utils.cli import UserError, run
 
 pytestmark = pytest.mark.quick
@@ -54,7 +55,8 @@ def test_numbers_that_make_no_sense(flag, value):
 
 
 @pytest.mark.parametrize("flags, said", [
-    (["--mode", "lora", "--batch-size", "12"], "no multiple of 8"),
+    (["--mode", "lora", "--batch-size", str(SAMPLES_PER_TASK + 1)],
+     f"no multiple of {SAMPLES_PER_TASK}"),
     (["--mode", "sft", "--one-hot"], "no use for --one-hot"),
     (["--mode", "recon", "--loras", "x", "--compile"], "no use for --compile"),
     (["--mode", "lora", "--max-tasks", "0"], "--max-tasks and --lr must be positive"),

@@ -78,8 +78,8 @@ def test_live_peft_and_pipeline_answer_as_t2l_does(default_models, tmp_path):
     """t2l.py's two folders in others' hands: adapter/ in PEFT, merged/ in a pipeline."""
     transformers, peft = pytest.importorskip("transformers"), pytest.importorskip("peft")
     text = "apple, dog, chair, green"
-    done = command("t2l", "Write the animal of the list in round brackets.", "--prompt", text, "--out", tmp_path / "adapter",
-                   "--merged", tmp_path / "merged")
+    done = command("t2l", "Write the animal of the list in round brackets.", "--prompt", text,
+                   "--out", tmp_path / "adapter", "--merged", tmp_path / "merged")
     ours = re.search("adapted: (.*)", done.stdout)[1]
     chat, folder = [{"role": "user", "content": text}], default_models[0]
 

@@ -5,9 +5,10 @@ from conftest import FAMILIES, GOLDEN
 from safetensors.torch import load_file
 
 import mistral
-from lora import TARGETS, load_peft, map_lora
+from lora import MODULES, load_peft, map_lora
 from mistral import Mistral, generate, generate_ids, load_model, load_tokenizer
 from utils.cli import UserError
+from utils.modules import layer_name
 
 pytestmark = pytest.mark.quick
 
@@ -102,10 +103,11 @@ def test_kept_positions_are_those_of_the_full_logits(name):
 def test_cached_generation_is_what_rescoring_without_a_cache_gives(name):
     """Prompts of different lengths, one adapter each, beyond the window; finished rows drop out."""
     model, _ = loaded(name)
-    lengths, c = (3, 9, 5, 12, 4, 8, 7, 6), model.cfg.head_dim
+    lengths = (3, 9, 5, 12, 4, 8, 7, 6)
     prompts = [torch.randint(3, 96, (n,)).tolist() for n in lengths]
-    A = {m: 0.3 * torch.randn(8, 3, 2, 48) for m in TARGETS}
-    B = {"q_proj": 0.3 * torch.randn(8, 3, 6 * c, 2), "v_proj": 0.3 * torch.randn(8, 3, 2 * c, 2)}
+    sizes = {m: model.get_parameter(f"{layer_name(0, m)}.weight").shape for m in MODULES}
+    A = {m: 0.3 * torch.randn(8, 3, 2, d_in) for m, (_, d_in) in sizes.items()}
+    B = {m: 0.3 * torch.randn(8, 3, d_out, 2) for m, (d_out, _) in sizes.items()}
     stop = tuple(range(5, 96, 5))                                     # so that some rows end early
     made = generate_ids(model, prompts, (A, B), max_new_tokens=10, stop=stop)
     assert len({len(ids) for ids in made}) > 1

@@ -273,8 +273,8 @@ def test_interrupted_during_the_table(flags, tmp_path, monkeypatch):
 
 
 def test_interrupted_oracles(tiny_tasks, tmp_path, monkeypatch):
-    flags = ["--mode", "lora", *TINY, "--tasks", tiny_tasks, "--steps", 2, "--batch-size", 8,
-             "--out", tmp_path / "lora"]
+    flags = ["--mode", "lora", *TINY, "--tasks", tiny_tasks, "--steps", 2,
+             "--out", tmp_path / "lora", "--batch-size", train.SAMPLES_PER_TASK]    # one by one
     save_peft = train.save_peft
 
     def save_and_stop(*given, **about):

@@ -132,7 +132,7 @@ def save_peft(folder: str | Path, lora_A: dict[str, Tensor], lora_B: dict[str, T
     check_single((lora_A, lora_B))
     if not base_model:
         warnings.warn(f"{folder} will not say which model it is for; save_peft takes base_model=…, "
-                      "for example t2l.cfg.base_model")
+                      "for example t2l.cfg.base_model", stacklevel=2)
     tensors = {KEY.format(name=layer_name(i, module), side=side): weight.contiguous()
                for module in lora_A
                for side, stack in (("A", lora_A[module]), ("B", lora_B[module]))

@@ -2,7 +2,8 @@
 
 A task needs enough instances to learn from and to test with, enough wordings, and answers that no
 constant guesses. The wordings of two tasks must not be copies with a word or two exchanged: then
-that word would be all there is to read.
+that word would be all there is to read. The test inputs of an unseen task are other tasks', too,
+with other answers: else the input alone would tell the task. All is said at once.
 """
 import difflib
 import re
@@ -14,6 +15,7 @@ from data.tasks import Pair
 MIN_INSTANCES, MIN_FACTS, MIN_TEST = 200, 100, 20    # the world has only so many countries
 MIN_WORDINGS, MAX_SHARED = 24, 4                     # of a task; common to two tasks
 MAX_CONSTANT = 0.55                                  # share of the instances with the same answer
+MIN_COMMON, MIN_USERS, MAX_AGREE = 0.8, 10, 0.1      # of unseen tasks' test inputs: inputs_alone
 
 
 def words_of(text: str) -> list[str]:
@@ -38,7 +40,9 @@ def complaints(pairs: dict[str, tuple[list[Pair], list[Pair]]], wordings: dict[s
     `pairs` has each task's training and test pairs, `wordings` its wordings; `lookups` are the
     tasks that look up facts.
     """
-    found = [f"{extra}: wordings without a task" for extra in wordings.keys() - pairs.keys()]
+    found = [f"{extra}: wordings without a task" if extra else
+             f"{len(wordings[extra])} wordings stand before the first line \"== task\""
+             for extra in sorted(wordings.keys() - pairs.keys())]
 
     # Each task by itself.
     for name, (train, test) in pairs.items():
@@ -50,6 +54,9 @@ def complaints(pairs: dict[str, tuple[list[Pair], list[Pair]]], wordings: dict[s
         distinct = {" ".join(words_of(x)) for x in wordings.get(name, [])}
         if len(distinct) < MIN_WORDINGS:
             found.append(f"{name}: {len(distinct)} wordings, expected {MIN_WORDINGS}")
+        for line, often in Counter(map(str.casefold, wordings.get(name, []))).items():
+            if often > 1:
+                found.append(f"{name}: the wording {line!r} stands there {often} times")
         for answer, often in Counter(out[0] for _, out in train + test).most_common(1):
             if often > MAX_CONSTANT * n:
                 found.append(f"{name}: {answer!r} is the answer to {often} instances")
@@ -62,6 +69,42 @@ def complaints(pairs: dict[str, tuple[list[Pair], list[Pair]]], wordings: dict[s
             if shared > MAX_SHARED:
                 found.append(f"{a} and {b} share {shared} wordings, at most {MAX_SHARED} are "
                              "allowed")
+    return found
+
+
+def common_wordings(own: dict[str, list[str]], others: dict[str, list[str]]) -> list[str]:
+    """Wordings of a kind's tasks that are word for word those of other tasks: one of the two may be
+    unseen, or hold the wording out, and the other train on it."""
+    owner = {line: name for name, lines in others.items() for line in lines}
+    return [f"{name}: the wording {line!r} is {owner[line]}'s, too"
+            for name, lines in own.items() for line in dict.fromkeys(lines) if line in owner]
+
+
+def inputs_alone(unseen: Iterable[str],
+                 pairs: dict[str, tuple[list[Pair], list[Pair]]]) -> list[str]:
+    """Of these tasks, those whose test inputs tell the task; `pairs` has the whole suite's."""
+    # The answers that each test input has under the tasks that use it.
+    answers: dict[str, Counter] = defaultdict(Counter)
+    for _, test in pairs.values():
+        for text, out in test:
+            answers[text][out[0]] += 1
+
+    found = []
+    for name in unseen:
+        test = pairs[name][1]
+        users = [answers[text].total() for text, _ in test]
+        common, n = sum(n > 1 for n in users), max(1, len(test))
+        if common < MIN_COMMON * len(test):
+            found.append(f"{name}, drawn as unseen: {common} of {len(test)} test inputs are other "
+                         f"tasks', too, expected {100 * MIN_COMMON:.0f} %; use a pool of others")
+        elif sum(users) < MIN_USERS * len(test):
+            found.append(f"{name}, drawn as unseen: on average {sum(users) / n:.1f} tasks use a "
+                         f"test input, expected {MIN_USERS}; use a pool of others")
+        same = sum(answers[text][out[0]] - 1 for text, out in test)
+        if same >= MAX_AGREE * max(1, sum(users) - len(test)):
+            found.append(f"{name}, drawn as unseen: {100 * same / max(1, sum(users) - n):.0f} % of "
+                         "other tasks' answers are its own, expected under "
+                         f"{100 * MAX_AGREE:.0f} %")
     return found
 
 

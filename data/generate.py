@@ -23,7 +23,8 @@ import zlib
 from collections import Counter
 from pathlib import Path
 
-from data.complaints import MIN_WORDINGS, complaints, overlap
+from data.complaints import (MIN_WORDINGS, common_wordings, complaints, inputs_alone,
+                             overlap)
 from utils.cli import Parser, UserError, run
 from utils.files import atomic_folder, listed, read_text
 from data.kinds import TASKS, TaskSpec
@@ -51,33 +52,51 @@ def all_specs() -> dict[str, TaskSpec]:
 
 
 def read_wordings(kind: str) -> dict[str, list[str]]:
-    """kinds/<kind>.txt: a line `== name` opens a task, every other line is one wording."""
-    found: dict[str, list[str]] = {}
+    """kinds/<kind>.txt: a line `== name` opens a task, every other line is one wording. What stands
+    before the first such line is nobody's: ""."""
+    lines: list[str] = []
+    found = {"": lines}
     for line in read_text(FOLDER / f"{kind}.txt").splitlines():
         line = line.strip()
         if line.startswith("== "):
             lines = found.setdefault(f"{kind}_{line[3:].strip()}", [])
         elif line:
             lines.append(line)
-    return found
+    return {name: lines for name, lines in found.items() if name or lines}
 
 
-def make_pairs(name: str, spec: TaskSpec) -> tuple[list[Pair], list[Pair]]:
-    """A task's training and test pairs (input, accepted answers), no input twice."""
+def make_pairs(name: str, spec: TaskSpec,
+               odd: list[str] | None = None) -> tuple[list[Pair], list[Pair]]:
+    """A task's training and test pairs (input, accepted answers), no input twice. Where an answer
+    is not what it must be: ValueError, or it is left out and told to the list `odd`."""
     seen: set[str] = set()
     train: list[Pair] = []
     test: list[Pair] = []
     for item in spec.pool:
         text = str(item)
         part, limit = (test, N_TEST) if is_test(text) else (train, N_TRAIN)
-        if text in seen or len(part) == limit or (out := spec.answer(item)) is None:
+        if text in seen or len(part) == limit:
             continue
+        try:
+            if (out := spec.answer(item)) is None:
+                continue
+            answers = tuple(out) if isinstance(out, list) else (out,)
+            wrong = "" if answers and all(map(is_answer, answers)) else \
+                f"{text!r} has {answers}; expected texts without outer spaces"
+        except Exception as error:                    # the contributor's own code: whatever it says
+            wrong = f"{text!r} has no answer, but {type(error).__name__}: {error}"
         seen.add(text)
-        answers = tuple(out) if isinstance(out, list) else (out,)
-        if not all(isinstance(a, str) and a and a == a.strip() for a in answers):
-            raise ValueError(f"{name}: {text!r} has {answers}; expected texts without outer spaces")
-        part.append((text, answers))
+        if wrong and odd is None:
+            raise ValueError(f"{name}: {wrong}")
+        if wrong:
+            odd.append(wrong)
+        else:
+            part.append((text, answers))
     return train, test
+
+
+def is_answer(text: object) -> bool:
+    return isinstance(text, str) and bool(text) and text == text.strip()
 
 
 def make_task(name: str, spec: TaskSpec, lines: list[str]) -> Task:
@@ -105,7 +124,7 @@ def draw_splits(specs: dict[str, TaskSpec]) -> dict[str, list[str]]:
     """Unseen and validation tasks: a seeded draw within each kind, look-ups left out. Of a small
     kind at most a third are drawn, two of three as unseen: most of every kind is trained on."""
     splits: dict[str, list[str]] = {"unseen": [], "validation": []}
-    for kind in KINDS:
+    for kind in sorted({*KINDS, *(spec.kind for spec in specs.values())}):
         names = [n for n, spec in specs.items() if spec.kind == kind and not spec.lookup]
         n = min(len(names) // 3, UNSEEN + VALIDATION)
         n_unseen = round(n * UNSEEN / (UNSEEN + VALIDATION))
@@ -180,19 +199,48 @@ def print_task(name: str) -> None:
         print(f"\n{title}", *(f"{text!r} → {list(out)}" for text, out in drawn), sep="\n    ")
 
 
-def complaints_of(kind: str) -> list[str]:
-    specs = {name: spec for name, spec in all_specs().items() if spec.kind == kind}
-    pairs = {name: make_pairs(name, spec) for name, spec in specs.items()}
-    return complaints(pairs, read_wordings(kind), {n for n, spec in specs.items() if spec.lookup})
+Checked = dict[str, tuple[tuple[list[Pair], list[Pair]], list[str]]]    # pairs, and what is odd
+
+
+def check_pairs() -> Checked:
+    """Of every task its training and test pairs, without those whose answers are odd, and these."""
+    return {name: (make_pairs(name, spec, odd := []), odd) for name, spec in all_specs().items()}
+
+
+def complaints_of(kind: str, checked: Checked) -> list[str]:
+    """All that is to be mended in a kind, whatever else is wrong in it."""
+    found, file = [], FOLDER / f"{kind}.txt"
+    if not file.exists():
+        found.append(f"{file} does not exist; it holds the wordings")
+    wordings = {k: read_wordings(k) for k in {*KINDS, kind} if (FOLDER / f"{k}.txt").exists()}
+    own, specs = wordings.pop(kind, {}), all_specs()
+    mine = {name: spec for name, spec in specs.items() if spec.kind == kind}
+
+    # Its answers, its own tasks beside each other, its tasks beside all others.
+    for name in mine:
+        if odd := checked[name][1]:
+            found.append(f"{name}: {odd[0]}" + (f" (and {len(odd) - 1} more)" if odd[1:] else ""))
+    found += complaints({name: checked[name][0] for name in mine}, own,
+                        {name for name, spec in mine.items() if spec.lookup})
+    found += common_wordings(own, {k: v for other in wordings.values() for k, v in other.items()})
+    return found + inputs_alone([name for name in draw_splits(specs)["unseen"] if name in mine],
+                                {name: pairs for name, (pairs, _) in checked.items()})
 
 
 def print_kind(kind: str) -> None:
     """--check: four instances of each task, the complaints, the kind in numbers."""
+    specs = all_specs()
+    if kind not in {*KINDS, *(spec.kind for spec in specs.values())}:
+        near = ", ".join(difflib.get_close_matches(kind, KINDS, 5) or KINDS)
+        raise UserError(f"there is no kind {kind!r}, neither data/kinds/{kind}.txt nor a task of "
+                        f"it in a .py there; near it are {near}")
+
     # Samples.
-    all_pairs, wordings, splits = {}, read_wordings(kind), draw_splits(all_specs())
-    for name, spec in all_specs().items():
+    all_pairs, splits, checked = {}, draw_splits(specs), check_pairs()
+    wordings = read_wordings(kind) if (FOLDER / f"{kind}.txt").exists() else {}
+    for name, spec in specs.items():
         if spec.kind == kind:
-            train, test = make_pairs(name, spec)
+            train, test = checked[name][0]
             all_pairs[name] = pairs = train + test
             print(f"{name}: {len(train)} training and {len(test)} test instances, "
                   f"{len(wordings.get(name, []))} wordings")
@@ -203,7 +251,7 @@ def print_kind(kind: str) -> None:
     for part, names in splits.items():
         print(f"{part}: {', '.join(n for n in names if n in all_pairs) or 'none'}")
     print(f"{kind}: {overlap(all_pairs.values())}")
-    end_with(complaints_of(kind))
+    end_with(complaints_of(kind, checked))
 
 
 def end_with(found: list[str]) -> None:
@@ -215,7 +263,8 @@ def end_with(found: list[str]) -> None:
 
 
 def print_overview() -> None:
-    end_with([complaint for kind in KINDS for complaint in complaints_of(kind)])
+    checked = check_pairs()
+    end_with([complaint for kind in KINDS for complaint in complaints_of(kind, checked)])
     tasks = default_tasks()
     for name, (answer, right) in describe_splits(tasks)["best constant answer"].items():
         print(f"unseen {name:32} best constant {right:5.1f} %  {answer!r}")
@@ -260,7 +309,7 @@ def main() -> None:
     one = parser.add_mutually_exclusive_group()
     one.add_argument("--show", metavar="TASK",
                      help="print a task's wordings and a dozen instances%(default).0s")
-    one.add_argument("--check", metavar="KIND", choices=KINDS,
+    one.add_argument("--check", metavar="KIND",
                      help="print what there is to complain of in a kind, samples and numbers"
                      "%(default).0s")
     one.add_argument("--write", metavar="DIR", type=Path,
@@ -268,7 +317,7 @@ def main() -> None:
     args = parser.parse_args()
     if args.show is not None:
         print_task(args.show)
-    elif args.check:
+    elif args.check is not None:
         print_kind(args.check)
     elif args.write:
         write(args.write)

@@ -123,6 +123,52 @@ def test_check_complains_and_ends_with_code_1(tmp_path, monkeypatch, capsys):
         generate.make_task("dull_few", generate.TASKS["dull_few"], [])
 
 
+def test_a_broken_kind_says_everything_at_once(tmp_path, monkeypatch):
+    """Every rule broken, in one go and without a traceback: code that fails, answers that are odd,
+    wordings that are before any task, twice, another kind's, an input that tells the task."""
+    lines = [f"{word} wording, unlike the others" for word in "abcdefghijklmnopqrstuvwxyz"]
+    (tmp_path / "fine.txt").write_text("\n".join(["== task", *lines]), encoding="utf-8")
+    (tmp_path / "odd.txt").write_text("\n".join(
+        ["before", "== a", *[f"{i} {line}" for i, line in enumerate(lines)], "0 A" + lines[0][1:],
+         lines[3], "== b", "== c"]), encoding="utf-8")
+    pools = {"a": lambda n: f"{n} " if n % 7 == 0 else f"n{n}", "b": lambda n: [str(1 // (n % 9))],
+             "c": lambda n: 5 if n else []}
+    monkeypatch.setattr(generate, "FOLDER", tmp_path)
+    monkeypatch.setattr(generate, "KINDS", ["fine", "odd"])
+    monkeypatch.setattr(generate, "TASKS", {
+        "fine_task": TaskSpec("fine", range(900), str, lookup=True),
+        **{f"odd_{k}": TaskSpec("odd", range(1000, 1600), f, lookup=False)
+           for k, f in pools.items()}})
+    done = command("data.generate", "--check", "odd")
+    said = "\n".join(line for line in done.stdout.splitlines() if line.startswith("! "))
+    assert done.returncode == 1 and done.stderr == ""
+    for rule in ('1 wordings stand before the first line "== task"',
+                 "odd_a: '1001' has ('1001 ',); expected texts without outer spaces (and ",
+                 "odd_b: '1008' has no answer, but ZeroDivisionError: ", "odd_c: '1000' has (5,); ",
+                 "odd_c: 0 instances, expected 200", "odd_b: 0 wordings, expected 24",
+                 "odd_a: the wording '0 a wording, unlike the others' stands there 2 times",
+                 "odd_a: the wording 'd wording, unlike the others' is fine_task's, too",
+                 "odd_b: '0' is the answer to ", ", drawn as unseen: "):
+        assert rule in said, (rule, said)
+    done = command("data.generate", "--check", "fine")
+    assert done.returncode == 1 and "! odd_" not in done.stdout        # theirs is theirs to mend
+    (tmp_path / "odd.txt").unlink()                                    # a .py alone
+    said = command("data.generate", "--check", "odd").stdout
+    assert "odd.txt does not exist; it holds the wordings" in said and "odd_a: 0 wordings" in said
+
+
+def test_what_tells_an_unseen_task_by_its_inputs():
+    one = ([], [(str(i), (f"a{i}",)) for i in range(30)])
+    suite = {f"t{i}": ([], [(text, (f"{i} {text}",)) for text, _ in one[1]]) for i in range(9)}
+    assert complaints.inputs_alone(["one"], suite | {"one": one}) == []
+    few = dict(list(suite.items())[:4])
+    for others, said in (({}, "0 of 30 test inputs are other tasks', too, expected 80 %"),
+                         (few, "on average 5.0 tasks use a test input, expected 10"),
+                         ({name: one for name in suite}, "100 % of other tasks' answers are its")):
+        (found,) = complaints.inputs_alone(["one"], others | {"one": one})
+        assert said in found
+
+
 def test_wordings_that_are_copies_are_complained_of():
     pairs = ([(str(i), (str(i),)) for i in range(300)], [(f"t{i}", (str(i),)) for i in range(50)])
     lines = [f"Give the {'very ' * i}first of these words." for i in range(26)]

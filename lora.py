@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from utils.modules import MODULES, TARGETS                # noqa: F401, to be imported from here
+from utils.modules import MODULES, TARGETS, in_order      # noqa: F401, to be imported from here
 from utils.peft import LoRA, check_fits, check_pairs, weight_deltas
 from utils.peft import load_peft, save_peft                # noqa: F401, to be imported from here
 from utils.schema import check_types

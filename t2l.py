@@ -25,13 +25,12 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from encoder import Encoder, embed, encoder_for
-from lora import MODULES, TARGETS, LoRA, add_delta, lora_scale, map_lora, merge, save_peft
+from lora import MODULES, TARGETS, LoRA, add_delta, in_order, lora_scale, map_lora, merge, save_peft
 from mistral import MistralConfig, generate, load_model, load_tokenizer, read_config
 from utils.cli import UserError, check_description, note, run, t2l_flags
 from utils.download import default_model
 from utils.files import atomic_folder, dump_json
 from utils.library import LoRABuffers
-from utils.modules import in_order
 from utils.peft import check_adapter_sizes, merge_folder
 from utils.sakana import read_sakana
 from utils.schema import as_texts, check_types, kind_of

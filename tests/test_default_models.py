@@ -4,6 +4,7 @@ Skipped where they are neither cached nor to be fetched.
 """
 import json
 import re
+import shutil
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from conftest import GOLDEN, command
 from encoder import load_encoder
 from mistral import generate, generate_ids, load_model, load_tokenizer
 from t2l import CHECKPOINT, generate_lora, load_t2l
+from utils import download
 
 SMOLLM2 = json.loads((GOLDEN / "smollm2.json").read_text())       # transformers' own GGUF reader
 QUESTIONS = [row["question"] for row in SMOLLM2["rows"]]
@@ -61,11 +63,14 @@ def test_default_model_knows_paris(default_models):
     assert "Paris" in generate(model, tokenizer, QUESTIONS[:1])[0]
 
 
-def test_live_apply_chat_template_gives_our_prompts(default_models):
-    """Of the folder in the cache, to which add_for_transformers gave its template."""
+def test_live_apply_chat_template_gives_our_prompts(default_models, tmp_path):
+    """With what the default model's folder gets for transformers."""
     transformers = pytest.importorskip("transformers")
-    theirs = transformers.AutoTokenizer.from_pretrained(default_models[0])
-    tokenizer = load_tokenizer(default_models[0])
+    for name in ("config.json", "tokenizer.json"):
+        shutil.copy(default_models[0] / name, tmp_path)
+    download.add_for_transformers(tmp_path)
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    tokenizer = load_tokenizer(tmp_path)
     assert (theirs.eos_token_id, theirs.bos_token_id) == (tokenizer.end, 1)
     for question in QUESTIONS:
         ids = theirs.apply_chat_template([{"role": "user", "content": question}],

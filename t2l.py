@@ -275,7 +275,7 @@ def load_t2l(path: str | Path | None = None, module_order: tuple[str, ...] | Non
     except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError, RuntimeError) as e:
         raise UserError(f"{folder}/config.json, section \"t2l\": {e}") from None
     load_weights(t2l, tensors, folder)
-    t2l.neighbours = read_neighbours(folder)
+    t2l.neighbours = read_neighbours(folder, t2l.cfg.emb_size)
     return t2l.float().eval()
 
 
@@ -286,8 +286,7 @@ def generate_lora(t2l: T2L, description: str | list[str], encoder: Encoder | Non
     """Description(s) → (lora_A, lora_B), the scale folded into B.
 
     One string gives A[m] (n, r, d_in), B[m] (n, d_out, r); a list gives them a leading axis.
-    The encoder named in the checkpoint is loaded when it is first needed; with it, without
-    `encoder`, a description that is far from every training task is warned of.
+    Without `encoder` it is the checkpoint's, and what is far from all its tasks is warned of.
     """
     one = isinstance(description, str)
     texts, own = [description] if one else description, encoder is None

@@ -92,7 +92,7 @@ def find_neighbours(wordings: dict[str, Tensor], texts: dict[str, list[str]]) ->
     for i, group in enumerate(groups):
         similarity = group @ vectors.T                                     # (k, tasks)
         without = F.normalize(group.sum(0) - group, dim=-1)
-        similarity[:, i] = (group * without).sum(-1) if len(group) > 1 else -1
+        similarity[:, i] = (group * without).sum(-1) if len(group) > 1 else -2   # not compared
         nearest.append(similarity.max(1).values)
     return Neighbours(list(texts), [lines[i] for lines, i in zip(texts.values(), typical)], vectors,
                       torch.cat(nearest).quantile(FAR).item())
@@ -107,9 +107,9 @@ def save_neighbours(folder: Path, found: Neighbours) -> None:
               {"tasks": json.dumps(header, ensure_ascii=False)})
 
 
-def read_neighbours(folder: Path) -> Neighbours | None:
-    """What a checkpoint's folder says of its training tasks; None where it is an older one.
-    UserError for a file that is none of ours."""
+def read_neighbours(folder: Path, width: int) -> Neighbours | None:
+    """What a checkpoint's folder, whose embeddings have `width` numbers, says of its training tasks;
+    None where it is an older one. UserError for a file that is none of ours."""
     path = folder / FILE
     if not path.exists():
         return None
@@ -118,8 +118,9 @@ def read_neighbours(folder: Path) -> Neighbours | None:
             header, vectors = json.loads(file.metadata()["tasks"]), file.get_tensor("vectors")
         found = Neighbours(header["names"], header["wordings"],
                            F.normalize(vectors.float(), dim=-1), float(header["threshold"]))
-        if not len(found.names) == len(found.wordings) == len(vectors) or vectors.dim() != 2:
-            raise ValueError(f"{len(found.names)} names, vectors {tuple(vectors.shape)}")
+        sizes = (len(found.names), min(width, WIDTH))
+        if tuple(vectors.shape) != sizes or len(found.wordings) != sizes[0]:
+            raise ValueError(f"vectors of {tuple(vectors.shape)}, expected {sizes}")
         return found
     except (SafetensorError, OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise UserError(f"{path} is not what train.py writes ({error}); delete it to go without "
@@ -156,7 +157,7 @@ def listing(folder: Path, found: Neighbours | None) -> str:
         lines.append(f"{kind:14}{len(rows):6}{score}   {example}")
 
     # All together.
-    summary = f"{folder}: {len(found.names)} training tasks of {len(kinds)} kinds; "
+    summary = f"{folder.name}: {len(found.names)} training tasks of {len(kinds)} kinds; "
     summary += f"{mean(scores.values()):.1f} % right on {len(scores)} unseen tasks" if scores else \
         f"not measured, which python eval.py --ckpt {folder} --out {folder} does"
     return "\n".join([*lines, summary])

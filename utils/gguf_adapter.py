@@ -85,5 +85,5 @@ def how_to_load(path: Path, model: Path) -> str:
         ollama = ('TEMPLATE """<|im_start|>user\\n{{ .Prompt }}<|im_end|>\\n'
                   '<|im_start|>assistant\\n"""\\n')
     return (f"llama.cpp: llama-cli -m MODEL.gguf --lora {shlex.quote(str(path))}{llama}\n"
-            f"Ollama:    printf 'FROM ./MODEL.gguf\\nADAPTER {path.absolute()}\\n{ollama}' > Modelfile "
-            "&& ollama create NAME -f Modelfile")
+            f"Ollama:    printf 'FROM ./MODEL.gguf\\nADAPTER {path.absolute()}\\n{ollama}' "
+            "> Modelfile && ollama create NAME -f Modelfile")

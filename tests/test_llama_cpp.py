@@ -1,4 +1,4 @@
-"""--gguf against llama.cpp itself: the default model as an fp32 GGUF file, with the adapters of five
+"""--gguf against llama.cpp itself: the default model as an fp32 GGUF file, with adapters of five
 tasks, answers token for token as here. Slow, and skipped where llama-cpp-python is not installed
 (pip install llama-cpp-python builds it in some minutes).
 

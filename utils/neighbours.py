@@ -87,12 +87,12 @@ def find_neighbours(wordings: dict[str, Tensor], texts: dict[str, list[str]]) ->
     vectors = F.normalize(torch.stack([group.mean(0) for group in groups]), dim=-1)
     typical = [int((group @ vector).argmax()) for group, vector in zip(groups, vectors)]
 
-    # Each wording's nearest task; its own without it.
+    # Each wording's nearest task; its own without it, and a single wording has no own one.
     nearest = []
     for i, group in enumerate(groups):
         similarity = group @ vectors.T                                     # (k, tasks)
         without = F.normalize(group.sum(0) - group, dim=-1)
-        similarity[:, i] = (group * without).sum(-1) if len(group) > 1 else -2   # not compared
+        similarity[:, i] = (group * without).sum(-1) if len(group) > 1 else -2
         nearest.append(similarity.max(1).values)
     return Neighbours(list(texts), [lines[i] for lines, i in zip(texts.values(), typical)], vectors,
                       torch.cat(nearest).quantile(FAR).item())

@@ -1,5 +1,5 @@
-"""How often a T2L warns that a sentence is far from its training tasks: of held-out wordings of seen
-and unseen tasks, and of off_topic.txt, which was written before any similarity was looked at.
+"""How often a T2L warns that a sentence is far from its training tasks: of held-out wordings of
+seen and unseen tasks, and of off_topic.txt, which was written before any similarity was looked at.
 
     python -m experiments.distance --ckpt DIR                # a minute; with --tasks DIR, its tasks
 

@@ -87,7 +87,7 @@ def find_neighbours(wordings: dict[str, Tensor], texts: dict[str, list[str]]) ->
     vectors = F.normalize(torch.stack([group.mean(0) for group in groups]), dim=-1)
     typical = [int((group @ vector).argmax()) for group, vector in zip(groups, vectors)]
 
-    # Each wording's nearest task; its own without it, and a single wording has no own one.
+    # Each wording's nearest task; its own without it: a single wording has none.
     nearest = []
     for i, group in enumerate(groups):
         similarity = group @ vectors.T                                     # (k, tasks)
@@ -108,7 +108,7 @@ def save_neighbours(folder: Path, found: Neighbours) -> None:
 
 
 def read_neighbours(folder: Path, width: int) -> Neighbours | None:
-    """What a checkpoint's folder, whose embeddings have `width` numbers, says of its training tasks;
+    """What a checkpoint's folder says of its training tasks, for embeddings of `width` numbers;
     None where it is an older one. UserError for a file that is none of ours."""
     path = folder / FILE
     if not path.exists():

@@ -30,7 +30,9 @@ from mistral import MistralConfig, generate, load_model, load_tokenizer, read_co
 from utils.cli import UserError, check_description, note, run, t2l_flags
 from utils.download import default_model
 from utils.files import atomic_folder, dump_json
+from utils.gguf_adapter import save_gguf
 from utils.library import LoRABuffers
+from utils.neighbours import listing, read_neighbours
 from utils.peft import check_adapter_sizes, merge_folder
 from utils.sakana import read_sakana
 from utils.schema import as_texts, check_types, kind_of
@@ -162,6 +164,7 @@ class T2L(nn.Module):
     def __init__(self, cfg: T2LConfig):
         super().__init__()
         self.cfg, self.head = cfg, HEADS[cfg.arch]
+        self.neighbours = None                        # its training tasks; load_t2l knows them
         self.scale = lora_scale(cfg.alpha, cfg.rank)              # 16 / √8 = 5.657
         z, r, drop = cfg.latent, cfg.rank, cfg.dropout
 
@@ -279,6 +282,7 @@ def load_t2l(path: str | Path | None = None, module_order: tuple[str, ...] | Non
     except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError, RuntimeError) as e:
         raise UserError(f"{folder}/config.json, section \"t2l\": {e}") from None
     load_weights(t2l, tensors, folder)
+    t2l.neighbours = read_neighbours(folder, t2l.cfg.emb_size)
     return t2l.float().eval()
 
 
@@ -289,11 +293,13 @@ def generate_lora(t2l: T2L, description: str | list[str], encoder: Encoder | Non
     """Description(s) → (lora_A, lora_B), the scale folded into B.
 
     One string gives A[m] (n, r, d_in), B[m] (n, d_out, r); a list gives them a leading axis.
-    The encoder named in the checkpoint is loaded when it is first needed.
+    Without `encoder` it is the checkpoint's, and what is far from all its tasks is warned of.
     """
     check_types(t2l=(t2l, T2L))
     one, texts = isinstance(description, str), as_texts(description, "description")
     task_emb = embed(encoder or encoder_for(t2l.cfg), texts)
+    if encoder is None and t2l.neighbours:
+        t2l.neighbours.warn(texts, task_emb)
     lora = t2l.eval().adapters(task_emb.to(t2l.task_encoder.mlp[0].weight))   # its device and dtype
     return map_lora(lora, lambda w: w[0]) if one else lora
 
@@ -327,6 +333,8 @@ def print_answers(args: argparse.Namespace, lora: LoRA) -> None:
 def main() -> None:
     args = t2l_flags(MODULES).parse_args()
     t2l = load_t2l(args.ckpt, args.module_order)
+    if args.list:
+        return print(listing(checkpoint_folder(args.ckpt or CHECKPOINT), t2l.neighbours))
     encoder = encoder_for(t2l.cfg, args.model, args.encoder)
 
     # The description.
@@ -335,6 +343,8 @@ def main() -> None:
         check_description(description, len(encoder.tokenizer.encode(description).ids),
                           encoder.limit)
     note(f"T2L-{t2l.cfg.arch} for {t2l.cfg.base_model}, encoder {encoder.name}")
+    if t2l.neighbours and not args.encoder:
+        t2l.neighbours.tell(description, embed(encoder, [description]))
 
     # The adapter.
     start = time.perf_counter()
@@ -342,8 +352,10 @@ def main() -> None:
     seconds = time.perf_counter() - start
 
     # What it is wanted for.
-    if args.prompt or args.merged:
+    if args.prompt or args.merged or args.gguf:
         check_model(t2l, read_config(args.model))
+    if args.gguf:
+        save_gguf(args.gguf, (lora_A, lora_B), args.model or default_model(), description)
     if args.prompt:
         print_answers(args, (lora_A, lora_B))
     if args.out:
@@ -354,7 +366,7 @@ def main() -> None:
 
     size = sum(w.numel() for side in (lora_A, lora_B) for w in side.values())
     print(f"adapter: {size:,} numbers in {seconds:.3f} s"
-          + "".join(f", written to {folder}" for folder in (args.out, args.merged) if folder))
+          + "".join(f", written to {path}" for path in (args.out, args.merged, args.gguf) if path))
 
 
 if __name__ == "__main__":

@@ -36,6 +36,7 @@ from utils.cli import UserError, note, run, select_tasks, train_args
 from utils.files import dump_json, write_json
 from utils.library import (ReconTargets, canonical, check_library_tasks, check_modules, delta_l1,
                            load_library, mean_delta_error, recon_summary, sizes_of)
+from utils.neighbours import find_neighbours, save_neighbours
 from utils.run_folder import (StepLog, check_same_t2l, diverged, finish_run, keep_freed_memory,
                               load_state, open_run, peak_memory_text, run_metadata, save_state,
                               settings, start_run)
@@ -66,9 +67,11 @@ class TextToLoRA(nn.Module):
         descriptions = sorted({d for task in tasks for d in task.descriptions})
         self.rows = {text: i for i, text in enumerate(descriptions)}
         self.embeddings = embed(encoder, descriptions, progress="embedding descriptions")
+        self.wordings = {task.name: list(task.descriptions) for task in tasks}
+        self.groups = {name: self.embeddings[[self.rows[text] for text in texts]]
+                       for name, texts in self.wordings.items()}
         if fresh:
-            groups = [self.embeddings[[self.rows[d] for d in t.descriptions]] for t in tasks]
-            init_linear_lda(t2l.task_encoder.mlp[0], self.embeddings, groups)
+            init_linear_lda(t2l.task_encoder.mlp[0], self.embeddings, list(self.groups.values()))
 
     def adapters(self, samples: list[Sample]) -> LoRA:
         """A[m] (b, n, r, d_in), B[m] (b, n, d_out, r), one for each sample; z-scores if asked."""
@@ -81,6 +84,8 @@ class TextToLoRA(nn.Module):
 
     def save(self, folder: Path, dtype: torch.dtype, metadata: dict) -> None:
         save_t2l(self.t2l, folder, dtype, metadata)
+        if not self.t2l.cfg.tasks:                               # a one-hot T2L reads no sentence
+            save_neighbours(folder, find_neighbours(self.groups, self.wordings))
 
 
 class LoRATable(nn.Module):

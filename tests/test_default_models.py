@@ -8,12 +8,14 @@ import shutil
 
 import pytest
 import torch
-from conftest import GOLDEN, command
+from conftest import GOLDEN, ROOT, command
 
-from encoder import load_encoder
+import t2l as t2l_module
+from encoder import embed, load_encoder
 from mistral import generate, generate_ids, load_model, load_tokenizer
 from t2l import CHECKPOINT, generate_lora, load_t2l
 from utils import download
+from utils.cli import UserError, check_description
 
 SMOLLM2 = json.loads((GOLDEN / "smollm2.json").read_text())       # transformers' own GGUF reader
 QUESTIONS = [row["question"] for row in SMOLLM2["rows"]]
@@ -130,5 +132,21 @@ def test_the_committed_checkpoint_reads_its_description(default_models):
              "Write the word followed by an exclamation mark."]
     answers = generate(model, tokenizer, ["hot"] * 4, generate_lora(t2l, lines))
     assert answers == ["HOT", '"hot"', "h", "hot!"]
+    assert f'python t2l.py "{lines[0]}" --prompt hot' in t2l_module.__doc__
+    with pytest.raises(UserError, match=lines[0]):                # the example of the message
+        check_description("", 0, 256)
     file = CHECKPOINT / "t2l.safetensors"
     assert file.stat().st_size < 18_000_000
+
+
+def test_the_committed_checkpoint_warns_of_what_is_off_topic(default_models, suite):
+    """Of at most 10 % of the unseen tasks' held-out wordings, of at least 9 of 10 off-topic
+    sentences; all of it: python -m experiments.distance."""
+    known, encoder = load_t2l().neighbours, load_encoder(default_models[1])
+    off_topic = (ROOT / "experiments" / "off_topic.txt").read_text().splitlines()
+    for texts, low, high in (([task.held_out[0] for task in suite.unseen], 0, 0.1),
+                             ([task.held_out[1] for task in suite.train[::5]], 0, 0.1),
+                             (off_topic, 0.9, 1)):
+        _, similarity = known.nearest(embed(encoder, texts))
+        assert low <= sum(s < known.threshold for s in similarity) / len(texts) <= high
+    assert len(off_topic) >= 40

@@ -208,15 +208,30 @@ def check_description(text: str, n_tokens: int, limit: int) -> None:
 
 # --------------------------------------------------------------------------- flags of t2l.py
 
+def gguf_file(path: str) -> str:
+    """--gguf's argument, refused where no such file can be written."""
+    if not path.endswith(".gguf"):
+        raise argparse.ArgumentTypeError(f"{path} does not end in .gguf, by which llama.cpp and "
+                                         "Ollama know a file")
+    if Path(path).is_dir():
+        raise argparse.ArgumentTypeError(f"{path} is a folder; give the name of a file in it")
+    return path
+
+
 def t2l_flags(modules: Iterable[str]) -> Parser:
     parser = Parser("Turn a task description into a LoRA adapter.")
     add = parser.add_argument
-    add("description", type=typed_text, help="what the adapted model shall do, in English")
+    add("description", type=typed_text, nargs="?", default="",
+        help="what the adapted model shall do, in English")
     add("--prompt", type=typed_text, action="append", default=[],
         help="an input to answer with and without the adapter; may be repeated")
     parser.folder("--out", "write the adapter as a PEFT folder", "it is not kept")
     parser.folder("--merged", "write the whole model with the adapter merged in", "it is not")
+    add("--gguf", type=gguf_file, metavar="FILE", default=None, help="write the adapter as a GGUF "
+        "file for llama.cpp and Ollama (default: it is not)%(default).0s")
     parser.folder("--ckpt", "a trained T2L folder", "the committed one for SmolLM2-135M-Instruct")
+    add("--list", action="store_true",
+        help="show what the checkpoint was trained on, and how well it does each kind of task")
     add("--module-order", nargs=2, choices=list(modules), metavar="NAME", default=None,
         help="the authors' checkpoints: which module came first in training%(default).0s")
     parser.models(encoder="the checkpoint's")

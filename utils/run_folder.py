@@ -37,7 +37,8 @@ SETTINGS = ("mode", "model", "encoder", "tasks", "task", "max_tasks", "loras", "
 WEIGHTS = ("t2l.safetensors", "adapter_model.safetensors")
 RESULTS = ("results.json", "results_validation.json", "results_library.json",
            "results_benchmarks.json")
-FILES = (*WEIGHTS, *RESULTS, "adapter_config.json", "config.json", "log.jsonl", "log_new.jsonl")
+BESIDE = ("tasks.safetensors", "adapter_config.json")         # what one kind of run has alone
+FILES = (*WEIGHTS, *RESULTS, *BESIDE, "config.json", "log.jsonl", "log_new.jsonl")
 
 
 def settings(args: argparse.Namespace) -> dict:
@@ -195,7 +196,7 @@ def finish_run(out: Path, lora_source: nn.Module) -> Iterator[Path]:
     step made the weights infinite."""
     if not all(w.isfinite().all() for w in lora_source.parameters()):
         raise smaller_lr(out, "after the last step the weights hold numbers that are not finite")
-    with atomic_folder(out, stale=(*WEIGHTS, "adapter_config.json", *RESULTS)) as scratch:
+    with atomic_folder(out, stale=(*WEIGHTS, *BESIDE, *RESULTS)) as scratch:
         yield scratch
         if (out / "log_new.jsonl").exists():
             shutil.copy(out / "log_new.jsonl", scratch / "log.jsonl")

@@ -1,0 +1,175 @@
+"""What a T2L was trained on, beside its weights: is a sentence near one of the training tasks?
+
+tasks.safetensors holds a vector for each training task, the mean of its wordings' embeddings, and
+in its header the task's name, one wording, and `threshold`: the similarity that all but 2 % of the
+training wordings reach, each compared with means from which it is left out. A sentence below that
+is far from all tasks. The similarity is the cosine to the nearest task's vector. It is stored in
+int8; an embedding wider than 512 is first projected to 512 numbers by fixed random signs.
+"""
+import hashlib
+import json
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from utils.cli import UserError, note, warn
+from utils.files import read_json
+from utils.stats import mean
+
+FILE = "tasks.safetensors"
+WIDTH = 512                    # numbers of a stored vector, at most
+FAR = 0.02                     # share of the training wordings below the threshold
+
+
+@dataclass
+class Neighbours:
+    """The training tasks of a T2L: vectors (tasks, ≤ WIDTH), each of length 1."""
+    names: list[str]
+    wordings: list[str]
+    vectors: Tensor
+    threshold: float
+
+    def nearest(self, task_emb: Tensor) -> tuple[list[int], list[float]]:
+        """Embeddings (b, e) → each one's nearest task, by its place in `names`, and the cosine."""
+        similarity, rows = (narrow(task_emb.float().cpu()) @ self.vectors.T).max(1)
+        return rows.tolist(), similarity.tolist()
+
+    def tell(self, description: str, task_emb: Tensor) -> None:
+        """One line with the task nearest to (1, e), and a warning where it is far."""
+        (row,), (similarity,) = self.nearest(task_emb)
+        note(f"nearest training task: {self.names[row]}, similarity {similarity:.2f}: "
+             f"{self.wordings[row]}")
+        if said := self.far([description], task_emb):
+            warn(said)
+
+    def far(self, descriptions: list[str], task_emb: Tensor) -> str:
+        """One line for those that are far from every training task, "" where none is."""
+        _, similarity = self.nearest(task_emb)
+        found = [(text, s) for text, s in zip(descriptions, similarity) if s < self.threshold]
+        if not found:
+            return ""
+        text, nearest = found[0]
+        many = "" if len(similarity) == 1 else \
+            f"{len(found)} of {len(similarity)} descriptions are far from all, the first: "
+        return (f"{many}{text[:60]!r} is far from every training task (similarity {nearest:.2f}, "
+                f"usual are {self.threshold:.2f} and more); expect an unrelated adapter; "
+                "t2l.py --list shows what it was trained on")
+
+    def warn(self, descriptions: list[str], task_emb: Tensor) -> None:
+        """`far` as a Python warning, which is shown once for the same text."""
+        if said := self.far(descriptions, task_emb):
+            warnings.warn(said, stacklevel=4)
+
+
+def narrow(embeddings: Tensor) -> Tensor:
+    """(b, e) → (b, ≤ WIDTH), each of length 1."""
+    width = embeddings.shape[-1]
+    if width > WIDTH:
+        # The signs come from a hash: the same on every machine and in every version.
+        bits = np.frombuffer(hashlib.shake_256(b"text-to-lora").digest(width * WIDTH // 8), "u1")
+        signs = torch.from_numpy(np.unpackbits(bits)).view(width, WIDTH) * 2.0 - 1
+        embeddings = embeddings @ signs
+    return F.normalize(embeddings, dim=-1)
+
+
+# --------------------------------------------------------------------------------- in and out
+
+def find_neighbours(wordings: dict[str, Tensor], texts: dict[str, list[str]]) -> Neighbours:
+    """From each task's wordings: embeddings (k, e), and the texts themselves."""
+    groups = [narrow(embeddings.float().cpu()) for embeddings in wordings.values()]
+    vectors = F.normalize(torch.stack([group.mean(0) for group in groups]), dim=-1)
+    typical = [int((group @ vector).argmax()) for group, vector in zip(groups, vectors)]
+
+    # Each wording's nearest task; its own without it: a single wording has none.
+    nearest = []
+    for i, group in enumerate(groups):
+        similarity = group @ vectors.T                                     # (k, tasks)
+        without = F.normalize(group.sum(0) - group, dim=-1)
+        similarity[:, i] = (group * without).sum(-1) if len(group) > 1 else -2
+        nearest.append(similarity.max(1).values)
+    return Neighbours(list(texts), [lines[i] for lines, i in zip(texts.values(), typical)], vectors,
+                      torch.cat(nearest).quantile(FAR).item())
+
+
+def save_neighbours(folder: Path, found: Neighbours) -> None:
+    """Write tasks.safetensors into a folder that is being made."""
+    vectors = (found.vectors / found.vectors.abs().amax(1, keepdim=True) * 127).round()
+    header = {"names": found.names, "wordings": found.wordings,
+              "threshold": round(found.threshold, 4)}
+    save_file({"vectors": vectors.to(torch.int8)}, folder / FILE,
+              {"tasks": json.dumps(header, ensure_ascii=False)})
+
+
+def read_neighbours(folder: Path, width: int) -> Neighbours | None:
+    """What a checkpoint's folder says of its training tasks, for embeddings of `width` numbers;
+    None where it is an older one. UserError for a file that is none of ours."""
+    path = folder / FILE
+    if not path.exists():
+        return None
+    try:
+        with safe_open(path, framework="pt") as file:
+            header, vectors = json.loads(file.metadata()["tasks"]), file.get_tensor("vectors")
+        found = Neighbours(header["names"], header["wordings"],
+                           F.normalize(vectors.float(), dim=-1), float(header["threshold"]))
+        sizes = (len(found.names), min(width, WIDTH))
+        if tuple(vectors.shape) != sizes or len(found.wordings) != sizes[0]:
+            raise ValueError(f"vectors of {tuple(vectors.shape)}, expected {sizes}")
+        return found
+    except (SafetensorError, OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise UserError(f"{path} is not what train.py writes ({error}); delete it to go without "
+                        "its warnings, or train again") from None
+
+
+# ------------------------------------------------------------------------------------- --list
+
+def listing(folder: Path, found: Neighbours | None) -> str:
+    """The table of t2l.py --list: the kinds of the training tasks, how well each does on unseen
+    tasks as the results.json beside says, one wording each."""
+    if found is None:
+        raise UserError(f"{folder} does not say what it was trained on: it has no {FILE}, which "
+                        "train.py writes beside the weights")
+
+    # A kind is what stands before the first "_" of a task's name.
+    kinds: dict[str, list[int]] = {}
+    for row, name in enumerate(found.names):
+        kinds.setdefault(name.split("_")[0], []).append(row)
+    scores = unseen_scores(folder)
+    measured: dict[str, list[float]] = {}
+    for name, score in scores.items():
+        measured.setdefault(name.split("_")[0], []).append(score)
+
+    # The example is the task nearest to the kind's middle.
+    lines = [f"{'kind':14}{'tasks':>6}{'unseen':>8}{'right':>8}   for example"]
+    for kind in sorted(kinds | dict.fromkeys(measured, [])):
+        rows, right = kinds.get(kind, []), measured.get(kind)
+        score = f"{len(right):8}{mean(right):6.0f} %" if right else f"{'-':>8}{'-':>8}"
+        example = ""
+        if rows:
+            middle = found.vectors[rows].mean(0)
+            example = found.wordings[max(rows, key=lambda row: float(found.vectors[row] @ middle))]
+        lines.append(f"{kind:14}{len(rows):6}{score}   {example}")
+
+    # All together.
+    summary = f"{folder.name}: {len(found.names)} training tasks of {len(kinds)} kinds; "
+    summary += f"{mean(scores.values()):.1f} % right on {len(scores)} unseen tasks" if scores else \
+        f"not measured, which python eval.py --ckpt {folder} --out {folder} does"
+    return "\n".join([*lines, summary])
+
+
+def unseen_scores(folder: Path) -> dict[str, float]:
+    """Unseen task → exact match in percent with its own description, as eval.py and train.py
+    leave it in results.json; {} where nothing is measured, or of another T2L."""
+    path = folder / "results.json"
+    table = read_json(path).get("unseen", {}) if path.exists() else {}
+    own = {label: scores for label, scores in table.items() if label.endswith("own description")}
+    named = {label: scores for label, scores in own.items()
+             if label.startswith((f"T2L {folder.resolve().name},",
+                                  f"T2L {folder.resolve().name} + prompt,"))} or own
+    return next(iter(named.values())) if len(named) == 1 else {}

@@ -19,7 +19,7 @@ import torch
 from tqdm import tqdm
 
 from data.suite import drop_too_long, load_suite
-from data.tasks import Sample, Suite, message, test_samples
+from data.tasks import Sample, Suite, message, seen_samples, test_samples
 from encoder import Encoder, embed, encoder_for, normalised
 from lora import LoRA, load_peft
 from mistral import Mistral, generate, load_model, load_tokenizer
@@ -32,7 +32,6 @@ from utils.tokenizer import Tokenizer
 
 CHECKPOINTS = Path(__file__).parent / "checkpoints"
 BATCH = 64
-SEEN = 200                     # seen tasks in the table, at most: a draw of them is enough
 FEWEST = 10                    # tasks for a verdict: the interval over fewer is too uncertain
 EncoderOf = Callable[[T2LConfig], Encoder]          # the encoder that goes with a T2L
 
@@ -174,18 +173,20 @@ def exact_match(row: Row, samples: list[Sample], model: Mistral,
 # -------------------------------------------------------------------------------- the table
 
 def verdict(rows: list[Row], scores: dict[str, dict[str, float]]) -> str:
-    """For each T2L: is its own description better than the best control, beyond chance?"""
+    """For each T2L: is its own description better than the best control, beyond chance? Of few
+    tasks only the scores."""
     said = []
     for name in dict.fromkeys(row.t2l for row in rows if row.t2l):
         own, *controls = (row.label for row in rows if row.t2l == name)
         best = max(controls, key=lambda label: mean(scores[label].values()))
         low, high = interval([scores[own][t] - scores[best][t] for t in scores[own]])
-        said.append((f"{len(scores[own])} tasks, {FEWEST} are needed to say whether it reads its "
-                     "description: " if len(scores[own]) < FEWEST else
-                     "it reads its description: " if low > 0 else
-                     "!!! NOT SHOWN that it reads its description !!! ")
+        few, reads = len(scores[own]) < FEWEST, "it reads its description"
+        said.append(f"{own}: no answer is right; few steps cannot score, nor show whether {reads}"
+                    if not any(scores[own].values()) else
+                    ("" if few else f"{reads}: " if low > 0 else f"!!! NOT SHOWN that {reads} !!! ")
                     + f"{own} {mean(scores[own].values()):.1f} %, best control ({best}) "
-                    f"{mean(scores[best].values()):.1f} %, difference [{low:.1f}, {high:.1f}]")
+                    f"{mean(scores[best].values()):.1f} %, difference [{low:.1f}, {high:.1f}]"
+                    + few * f" ({FEWEST} tasks are needed to say whether {reads})")
     return "; ".join(said)
 
 
@@ -197,10 +198,9 @@ def report(folders: list[Path], suite: Suite, model: Mistral, tokenizer: Tokeniz
     note(f"{model.cfg.name}; {', '.join(map(str, folders))}")
 
     # What is asked.
-    seen = random.Random(0).sample(suite.train, min(SEEN, len(suite.train)))
     columns = {split: test_samples(getattr(suite, split), per_task,
                                    lambda t: t.descriptions + t.held_out),
-               "seen": test_samples(seen, max(1, per_task // 20), lambda t: t.held_out)}
+               "seen": seen_samples(suite, per_task)}
     columns = {name: samples for name, samples in columns.items() if samples}
     if not columns:
         raise UserError("no task has test instances")
@@ -227,7 +227,8 @@ def report(folders: list[Path], suite: Suite, model: Mistral, tokenizer: Tokeniz
     if not any(row.t2l for row in rows):
         return f"{first} tasks: {rows[-1].label} {mean(scores[rows[-1].label].values()):.1f} %"
     print_tasks(scores, next(row.label for row in rows if row.t2l))
-    return f"{first} tasks: {verdict(rows, scores)}"
+    what = "seen tasks, new inputs" if first == "seen" else f"{first} tasks"
+    return f"{what}: {verdict(rows, scores)}"
 
 
 # ------------------------------------------------------------------------------ the command

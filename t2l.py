@@ -63,9 +63,10 @@ def adapted_modules(cfg: MistralConfig) -> dict[str, tuple[int, int]]:
             "v_proj": (cfg.hidden_size, cfg.num_key_value_heads * cfg.head_dim)}
 
 
-def t2l_config(cfg: MistralConfig, arch: str, encoder: Encoder) -> T2LConfig:
+def t2l_config(cfg: MistralConfig, arch: str, encoder: Encoder, rank: int = T2LConfig.rank,
+               alpha: float = T2LConfig.alpha) -> T2LConfig:
     """The hypernetwork's sizes for a language model and an encoder."""
-    return T2LConfig(arch, encoder.width, cfg.num_hidden_layers, adapted_modules(cfg),
+    return T2LConfig(arch, encoder.width, cfg.num_hidden_layers, adapted_modules(cfg), rank, alpha,
                      base_model=cfg.name, encoder=encoder.name)
 
 

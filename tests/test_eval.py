@@ -118,10 +118,13 @@ def test_what_is_only_read_stays_as_it_is(tiny_tasks, tmp_path, monkeypatch):
 def test_a_verdict_needs_ten_tasks():
     labels = ["T2L x, own", "T2L x, random words"]
     rows = [Row(label, "lora", None, None, "T2L x") for label in labels]
-    for n, said in ((9, "9 tasks, 10 are needed to say whether"), (10, "it reads its description")):
+    for n, said in ((9, "T2L x, own 84.0 %"), (10, "it reads its description: T2L x")):
         scores = {label: {f"t{i}": level + i for i in range(n)}
                   for label, level in zip(labels, (80.0, 10.0))}
-        assert verdict(rows, scores).startswith(said)
+        assert (line := verdict(rows, scores)).startswith(said)
+        assert ("10 tasks are needed" in line) == (n < 10)
+    nothing = {label: dict.fromkeys(scores[label], 0.0) for label in labels}
+    assert verdict(rows, nothing).startswith("T2L x, own: no answer is right; few steps cannot")
 
 
 def test_eval_without_a_checkpoint(tiny_tasks, tmp_path):

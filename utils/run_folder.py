@@ -31,7 +31,9 @@ from utils.peft import same_model
 # ------------------------------------------------------------------------ what is recorded
 
 SETTINGS = ("mode", "model", "encoder", "tasks", "task", "max_tasks", "loras", "init", "arch",
-            "one_hot", "canonical", "recon_space", "steps", "batch_size", "lr", "seed", "describe")
+            "one_hot", "canonical", "recon_space", "rank", "alpha", "steps", "batch_size", "lr",
+            "seed", "describe")
+LATER = {"rank": 8, "alpha": 16.0}      # what runs had before they recorded it
 WEIGHTS = ("t2l.safetensors", "adapter_model.safetensors")
 RESULTS = ("results.json", "results_validation.json", "results_library.json",
            "results_benchmarks.json")
@@ -142,9 +144,12 @@ def check_resumable(args: argparse.Namespace, out: Path) -> None:
         raise UserError(f"nothing to resume: {state} does not exist; a run writes it with "
                         "--save-every N")
     for key, value in settings(args).items():
-        if found.get(key) != value:
+        was = found.get(key, None if args.mode == "recon" and key == "rank" else LATER.get(key))
+        if key == "tasks" and isinstance(was, str):      # before there could be several folders
+            was = [was]
+        if was != value:
             where = state if state.exists() else out / "config.json"
-            raise UserError(f"{where} says {key} = {found.get(key)!r}, the command line {value!r}; "
+            raise UserError(f"{where} says {key} = {was!r}, the command line {value!r}; "
                             + (other_steps(found, out) if key == "steps" else
                                "resume with the flags of the first run"))
     if found.get("finished") and found["mode"] != "lora" \
@@ -244,12 +249,13 @@ def smaller_lr(out: Path, what: str) -> UserError:
 
 def check_same_t2l(path: str, found: dict, wanted: dict) -> None:
     """--init: UserError where the fields of its T2LConfig are not this run's."""
-    for key in ("arch", "emb_size", "n_layers", "modules", "rank", "base_model", "encoder",
-                "tasks"):
+    for key in ("arch", "emb_size", "n_layers", "modules", "rank", "alpha", "base_model",
+                "encoder", "tasks"):
         if found[key] != wanted[key] and not (key == "base_model"
                                               and same_model(found[key], wanted[key])):
             raise UserError(f"--init {path}: its {key} is {found[key]!r}, this run's "
-                            f"{wanted[key]!r}")
+                            f"{wanted[key]!r}"
+                            + (f"; give --{key} {found[key]}" if key in LATER else ""))
 
 
 # ----------------------------------------------------------------------------- log and state
@@ -267,6 +273,21 @@ def step_lines(path: Path) -> list[tuple[int, str]]:
     return found
 
 
+MEAN_OF = 20               # steps: the loss of one depends on which tasks are in its batch
+
+
+def loss_text(log_file: Path) -> str:
+    """How the loss went: ", loss from 4.21 to 1.30", means of the first and the last steps."""
+    losses = losses_of([line for _, line in step_lines(log_file)])
+    n = min(MEAN_OF, len(losses) // 2)
+    return f", loss from {sum(losses[:n]) / n:.2f} to {sum(losses[-n:]) / n:.2f}" if n else ""
+
+
+def losses_of(lines: list[str]) -> list[float]:
+    found = (json.loads(line).get("loss") for line in lines)
+    return [loss for loss in found if isinstance(loss, int | float)]
+
+
 class StepLog:
     """log.jsonl, a line a step, and the progress bar.
 
@@ -282,6 +303,7 @@ class StepLog:
                  "from the log, not from the weights")
         with atomic_folder(path.parent) as scratch:
             (scratch / path.name).write_text("".join(lines), encoding="utf-8")
+        self.losses = losses_of(lines)                                   # of all steps so far
         self.file = open(path, "a", encoding="utf-8")
         self.bar = tqdm(initial=start, total=steps)
         self.unit, self.began = unit, time.perf_counter()
@@ -293,13 +315,20 @@ class StepLog:
         self.interrupted = True
         os.write(2, b"\ninterrupted: this step is finished first\n")    # safe within a print
 
-    def write(self, step: int, loss: float, lr: float, grad_norm: float, seen: int) -> None:
-        """One step; `seen` units since the start, for the speed."""
-        self.file.write(json.dumps({"step": step, "loss": round(loss, 5), "lr": lr,
-                                    "grad_norm": round(grad_norm, 5)}) + "\n")
+    def write(self, step: int, loss: float, lr: float, grad_norm: float, seen: int,
+              validation_loss: float | None = None) -> None:
+        """One step; `seen` units since the start, for the speed. The bar has the mean loss of the
+        last MEAN_OF steps."""
+        row = {"step": step, "loss": round(loss, 5), "lr": lr, "grad_norm": round(grad_norm, 5)}
+        if validation_loss is not None:
+            row["validation_loss"] = round(validation_loss, 5)
+        self.file.write(json.dumps(row) + "\n")
         self.file.flush()
+        self.losses.append(loss)
         rate = seen / (time.perf_counter() - self.began)
-        self.bar.set_postfix_str(f"loss {loss:.2f}, {rate:.0f} {self.unit}/s", refresh=False)
+        recent = self.losses[-MEAN_OF:]
+        self.bar.set_postfix_str(f"mean loss {sum(recent) / len(recent):.2f}, "
+                                 f"{rate:.0f} {self.unit}/s", refresh=False)
         self.bar.update()
 
     def __enter__(self) -> "StepLog":

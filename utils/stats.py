@@ -16,7 +16,9 @@ def interval(per_task: list[float], draws: int = 2000) -> tuple[float, float]:
 
 
 def print_tasks(scores: dict[str, dict[str, float]], label: str) -> None:
-    """The label's score on every task, three in a line."""
+    """The label's score on every task, three in a line; nothing where all are 0."""
+    if not any(scores[label].values()):
+        return
     print(f"\n{label}, by task")
     cells = [f"{task:30}{score:4.0f}" for task, score in scores[label].items()]
     for start in range(0, len(cells), 3):

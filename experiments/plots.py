@@ -8,7 +8,9 @@
 
 The first reads log.jsonl of train.py --mode sft or mtlora. The next two read what `train.py --mode
 recon` and then `experiments.compare` leave in a folder: config.json, results_library.json and the
-size of t2l.safetensors. The last reads results.json of the committed checkpoint. Pictures need matplotlib. Reading order: a run's losses, a recon run, the table, its picture, the README's picture, the command.
+size of t2l.safetensors. The last reads results.json of the committed checkpoint. Pictures need
+matplotlib. Reading order: a run's losses, a reconstruction run, the table, its picture, the
+README's picture, the command.
 """
 import json
 import statistics

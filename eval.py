@@ -33,6 +33,7 @@ from utils.tokenizer import Tokenizer
 CHECKPOINTS = Path(__file__).parent / "checkpoints"
 BATCH = 64
 FEWEST = 10                    # tasks for a verdict: the interval over fewer is too uncertain
+LEAST = 2.0                    # % right, for a verdict: less is what any adapter may have by chance
 EncoderOf = Callable[[T2LConfig], Encoder]          # the encoder that goes with a T2L
 
 
@@ -173,20 +174,19 @@ def exact_match(row: Row, samples: list[Sample], model: Mistral,
 # -------------------------------------------------------------------------------- the table
 
 def verdict(rows: list[Row], scores: dict[str, dict[str, float]]) -> str:
-    """For each T2L: is its own description better than the best control, beyond chance? Of few
-    tasks only the scores."""
+    """For each T2L: is its own description better than the best control, beyond chance?"""
     said = []
     for name in dict.fromkeys(row.t2l for row in rows if row.t2l):
         own, *controls = (row.label for row in rows if row.t2l == name)
         best = max(controls, key=lambda label: mean(scores[label].values()))
         low, high = interval([scores[own][t] - scores[best][t] for t in scores[own]])
-        few, reads = len(scores[own]) < FEWEST, "it reads its description"
-        said.append(f"{own}: no answer is right; few steps cannot score, nor show whether {reads}"
-                    if not any(scores[own].values()) else
-                    ("" if few else f"{reads}: " if low > 0 else f"!!! NOT SHOWN that {reads} !!! ")
-                    + f"{own} {mean(scores[own].values()):.1f} %, best control ({best}) "
+        right, reads = mean(scores[own].values()), "it reads its description"
+        why = f"{FEWEST} tasks are needed" if len(scores[own]) < FEWEST else \
+            "more right answers, so more steps, are needed" if right < LEAST else ""
+        said.append(("" if why else f"{reads}: " if low > 0 else f"!!! NOT SHOWN that {reads} !!! ")
+                    + f"{own} {right:.1f} %, best control ({best}) "
                     f"{mean(scores[best].values()):.1f} %, difference [{low:.1f}, {high:.1f}]"
-                    + few * f" ({FEWEST} tasks are needed to say whether {reads})")
+                    + (f"; {why} to say whether {reads}" if why else ""))
     return "; ".join(said)
 
 
@@ -227,8 +227,7 @@ def report(folders: list[Path], suite: Suite, model: Mistral, tokenizer: Tokeniz
     if not any(row.t2l for row in rows):
         return f"{first} tasks: {rows[-1].label} {mean(scores[rows[-1].label].values()):.1f} %"
     print_tasks(scores, next(row.label for row in rows if row.t2l))
-    what = "seen tasks, new inputs" if first == "seen" else f"{first} tasks"
-    return f"{what}: {verdict(rows, scores)}"
+    return f"{first} tasks{', new inputs' * (first == 'seen')}: {verdict(rows, scores)}"
 
 
 # ------------------------------------------------------------------------------ the command

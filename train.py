@@ -32,7 +32,7 @@ from lora import LoRA, lora_scale, map_lora, save_peft
 from mistral import Mistral, MistralConfig, load_model, load_tokenizer
 from t2l import (HEADS, T2L, T2LConfig, adapted_modules, generate_lora, load_t2l, save_t2l,
                  t2l_config)
-from utils.cli import UserError, note, note_other_load, run, select_tasks, train_args
+from utils.cli import UserError, note, run, select_tasks, train_args
 from utils.files import dump_json, write_json
 from utils.library import (ReconTargets, canonical, check_library_tasks, delta_l1, load_library,
                            mean_delta_error, recon_summary, sizes_of)
@@ -60,10 +60,10 @@ DELTA_SCALE = 10_000                 # recon in ΔW, whose entries are tiny; as 
 # --------------------------------------------------------------------- where adapters come from
 
 class TextToLoRA(nn.Module):
-    """sft, recon: every sample's adapter comes from its own description; `others`: to validate."""
+    """sft, recon: every sample's adapter comes from its own description, the `held_out`'s too."""
 
     def __init__(self, t2l: T2L, encoder: Encoder, tasks: list[Task], fresh: bool = True,
-                 z_scores: bool = False, others: list[str] = []):
+                 z_scores: bool = False, held_out: list[Sample] = []):
         super().__init__()
         self.t2l, self.z_scores = t2l, z_scores
         descriptions = sorted({d for task in tasks for d in task.descriptions})
@@ -72,7 +72,7 @@ class TextToLoRA(nn.Module):
         if fresh:
             groups = [self.embeddings[[self.rows[d] for d in t.descriptions]] for t in tasks]
             init_linear_lda(t2l.task_encoder.mlp[0], self.embeddings, groups)
-        if others := sorted(set(others) - self.rows.keys()):
+        if others := sorted({s.description for s in held_out} - self.rows.keys()):
             self.rows |= {text: len(self.rows) + i for i, text in enumerate(others)}
             self.embeddings = torch.cat([self.embeddings, embed(encoder, others)])
 
@@ -173,8 +173,8 @@ class Setup:
     model: Mistral | None = None                        # sft, mtlora, lora
     tokenizer: Tokenizer | None = None
     targets: ReconTargets | None = None                 # recon
-    validate: Callable[[], float] | None = None         # sft, mtlora: a loss for the log
     evaluate: Callable[[Path], str] = lambda out: ""    # the finished run's folder → one line
+    validate: Callable[[], float] | None = None         # sft, mtlora: a loss for the log
     unit: str = "tokens"                                # what speed counts
 
 
@@ -328,8 +328,7 @@ def setup_through_model(args: argparse.Namespace) -> Setup:
     held_out = validation_samples(suite)
     if args.mode == "sft":
         t2l = init_t2l(args, t2l_config(model.cfg, args.arch, encoder, args.rank, args.alpha))
-        lora_source = TextToLoRA(t2l, encoder, suite.train, fresh=not args.init,
-                                 others=[s.description for s in held_out])
+        lora_source = TextToLoRA(t2l, encoder, suite.train, not args.init, held_out=held_out)
     else:
         lora_source = LoRATable(model.cfg, None, args.rank, args.alpha)
 
@@ -339,8 +338,7 @@ def setup_through_model(args: argparse.Namespace) -> Setup:
     def evaluate(out: Path) -> str:
         return report([out], suite, model, tokenizer, lambda cfg: encoder, args.eval_samples, out)
     validate = partial(validation_loss, lora_source, held_out, model, tokenizer, args.describe)
-    return Setup(lora_source, draw, model, tokenizer, validate=held_out and validate,
-                 evaluate=evaluate)
+    return Setup(lora_source, draw, model, tokenizer, None, evaluate, held_out and validate)
 
 
 def setup_recon(args: argparse.Namespace) -> Setup:
@@ -435,7 +433,6 @@ def main() -> None:
     with open_run(args, out) as finished:
         if not finished:
             keep_freed_memory()
-            note_other_load(torch.get_num_threads())
             began = time.perf_counter()
             line = train_oracles(args, out) if args.mode == "lora" else train_one(args, out)
             minutes = (time.perf_counter() - began) / 60

@@ -36,9 +36,9 @@ MAIL = {"billing": ["I was charged twice for {}.", "Where is the invoice for {}?
         "shipping": ["The parcel with my {} never arrived.", "When will you deliver the {}?",
                      "The courier left my {} at a wrong address.", "Tracking of my {} has stopped.",
                      "The {} came in a broken box, two weeks late."],
-        "account": ["I cannot log in to see my {}.", "Please reset my password, I need the {} page.",
+        "account": ["I cannot log in to see my {}.", "Please reset my password for the {} page.",
                     "How do I change my e-mail address for {} news?",
-                    "Delete my profile and its {} list.", "My user name for the {} shop is locked."]}
+                    "Delete my profile and its {} list.", "My name for the {} shop is locked."]}
 
 
 def ticket_team(rng: random.Random) -> tuple[str, str]:

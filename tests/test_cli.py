@@ -7,6 +7,7 @@ import pytest
 import torch
 from conftest import ROOT, command, refused, train_tiny
 
+from utils import cli
 from utils.cli import UserError, note_other_load, run
 
 pytestmark = pytest.mark.quick
@@ -75,10 +76,20 @@ def test_other_load_gets_a_word(monkeypatch, capsys):
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: range(4), raising=False)
     for load, threads, word in ((3.0, 4, "try --threads 1"), (1.2, 4, "try --threads 3"),
                                 (0.3, 4, ""), (9.0, 1, ""), (2.0, 2, "")):
-        monkeypatch.setattr(os, "getloadavg", lambda load=load: (load, 0, 0), raising=False)
+        monkeypatch.setattr(cli, "other_load", lambda load=load: load)
         note_other_load(threads)
         said = capsys.readouterr().err
         assert word in said and said.count("\n") == bool(word)
+
+
+def test_a_load_that_is_over_is_none(monkeypatch):
+    if not os.path.exists("/proc/loadavg"):
+        pytest.skip("only Linux tells what runs now")
+    monkeypatch.setattr(cli.Path, "read_text", lambda path: "9.00 9.00 9.00 1/90 4711\n")
+    monkeypatch.setattr(os, "getloadavg", lambda: (9.0, 9.0, 9.0))
+    assert cli.other_load() == 0
+    monkeypatch.setattr(cli.Path, "read_text", lambda path: "9.00 9.00 9.00 4/90 4711\n")
+    assert cli.other_load() == 3
 
 
 def test_threads(tiny_tasks, tmp_path):
@@ -93,7 +104,8 @@ def test_threads(tiny_tasks, tmp_path):
 
 
 @pytest.mark.parametrize("flag, value", [("--rank", 0), ("--rank", 5000), ("--alpha", 0),
-                                         ("--alpha", "inf"), ("--steps", 0), ("--lr", 0), ("--lr", -1), ("--lr", "nan"),
+                                         ("--alpha", "inf"), ("--steps", 0), ("--lr", 0),
+                                         ("--lr", -1), ("--lr", "nan"),
                                          ("--save-every", -1), ("--eval-samples", -1)])
 def test_numbers_that_make_no_sense(flag, value):
     assert flag in refused("train", "--mode", "mtlora", flag, value)

@@ -123,8 +123,11 @@ def test_a_verdict_needs_ten_tasks():
                   for label, level in zip(labels, (80.0, 10.0))}
         assert (line := verdict(rows, scores)).startswith(said)
         assert ("10 tasks are needed" in line) == (n < 10)
-    nothing = {label: dict.fromkeys(scores[label], 0.0) for label in labels}
-    assert verdict(rows, nothing).startswith("T2L x, own: no answer is right; few steps cannot")
+    little = {label: {f"t{i}": 0.0 for i in range(99)} | {"t": right}
+              for label, right in zip(labels, (100.0, 0.0))}
+    assert verdict(rows, little).startswith("T2L x, own 1.0 %")
+    assert verdict(rows, little).endswith("more steps, are needed to say whether it reads its "
+                                          "description")
 
 
 def test_eval_without_a_checkpoint(tiny_tasks, tmp_path):

@@ -218,8 +218,9 @@ def test_the_validation_loss_is_logged_and_changes_nothing(mode, tiny_tasks, tmp
     samples = validation_samples(load_suite(tiny_tasks))
     assert {s.task for s in samples} == {"gamma"} and samples == validation_samples(
         load_suite(tiny_tasks))
-    lora = load_peft(tmp_path / "with") if mode == "mtlora" else generate_lora(
-        load_t2l(tmp_path / "with"), [s.description for s in samples], load_encoder(GOLDEN / "bert"))
+    lines, encoder = [s.description for s in samples], load_encoder(GOLDEN / "bert")
+    lora = load_peft(tmp_path / "with") if mode == "mtlora" else \
+        generate_lora(load_t2l(tmp_path / "with"), lines, encoder)
     batch = encode(samples, tokenizer)
     loss = sft_loss(model(batch.ids, lora=lora, keep=batch.keep), batch).item()
     assert loss == pytest.approx(found[5], abs=1e-3) and abs(found[1] - found[5]) > 1e-2

@@ -10,6 +10,7 @@ import random
 import signal
 import sys
 import threading
+import time
 import unicodedata
 import warnings
 from collections.abc import Callable, Iterable, Iterator
@@ -241,16 +242,31 @@ def use_threads(n: int) -> None:
     torch.set_num_threads(n)
 
 
+def other_load() -> float:
+    """CPUs that other processes want: the mean of the last minute, or what runs now if that is less
+    (Linux tells): an earlier command of this minute is no load any more. 0 where nothing tells."""
+    load, path = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0, Path("/proc/loadavg")
+    if load > LOAD_ALLOWED and path.exists():
+        running = []
+        for _ in range(10):
+            running.append(int(path.read_text().split()[3].split("/")[0]) - 1)       # not this one
+            time.sleep(0.02)
+        load = min(load, sum(running) / len(running))
+    return load
+
+
 def note_other_load(threads: int) -> None:
     """A word where other processes leave fewer CPUs than this one has threads: its threads wait for
     each other at every product of matrices, and by default they wait by spinning."""
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+    load = other_load()
     if threads > 1 and load + threads > cpus + LOAD_ALLOWED:
         free = max(1, round(cpus - load))
+        passive = os.environ.get("OMP_WAIT_POLICY", "").lower() == "passive"
         note(f"other processes use about {load:.1f} of {cpus} CPUs: {threads} threads that wait "
-             f"for each other may be slow; try --threads {free}"
-             + ("" if os.environ.get("OMP_WAIT_POLICY") else ", or OMP_WAIT_POLICY=passive"))
+             "for each other may be slow; "
+             + ("" if passive else "set the environment variable OMP_WAIT_POLICY=passive, or ")
+             + f"try --threads {free}")
 
 
 def note(text: str) -> None:

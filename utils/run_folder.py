@@ -22,7 +22,7 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from utils.cli import UserError, first_line, on_interrupt, warn
+from utils.cli import UserError, first_line, note_other_load, on_interrupt, warn
 from utils.files import (atomic_folder, clear_scratch, lock_folder, read_json, sync, unlock,
                          write_json)
 from utils.peft import same_model
@@ -73,7 +73,9 @@ def open_run(args: argparse.Namespace, out: Path) -> Iterator[bool]:
     with."""
     before = config_time(out)
     try:
-        yield is_finished(args, out)
+        if not (finished := is_finished(args, out)):
+            note_other_load(torch.get_num_threads())
+        yield finished
     except KeyboardInterrupt:
         raise KeyboardInterrupt(way_on(args, out, config_time(out) != before)) from None
     finally:

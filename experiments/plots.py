@@ -57,8 +57,8 @@ def draw_log(folder: Path) -> Path:
                if "validation_loss" in row]
 
     axes = (fig := Figure(figsize=(7, 3.8), layout="constrained")).add_subplot()
-    axes.plot(steps, losses, color=RULE, lw=1, label="training, each step")
-    axes.plot(steps, running, color=EDGE, label=f"training, mean of {SMOOTH} steps")
+    axes.plot(steps, losses, color=EDGE, lw=0.7, label="training, each step")
+    axes.plot(steps, running, color=INK, label=f"training, mean of {SMOOTH} steps")
     if checked:
         axes.plot(*zip(*checked), color=BLUE, marker="o", ms=3, label="validation")
     axes.set(xlabel="step", ylabel="loss of an answer's token", ylim=(0, None), title=folder.name)

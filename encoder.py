@@ -24,6 +24,7 @@ from tqdm import tqdm
 from mistral import load_model, load_tokenizer, read_config, rope_table, rotate
 from utils.cli import UserError
 from utils.download import cache_folder, default_encoder
+from utils.embedding_cache import embed_cached
 from utils.hf_config import read_encoder_folder
 from utils.peft import same_model
 from utils.rope import ntk_scaling
@@ -191,6 +192,10 @@ class Encoder(nn.Module):
         mean = (x * weights).sum(1) / weights.sum(1).clamp_min(1)     # no token at all: zeros
         return self.after(mean)
 
+    def identity(self) -> tuple[nn.Module, str]:
+        """What decides a text's vector, for utils/embedding_cache.py."""
+        return self, f"{self.cfg} {self.limit} {self.tokenizer.to_str()}"
+
     @torch.inference_mode()
     def embed(self, texts: list[str], batch_size: int = 64, progress: str = "") -> Tensor:
         """Texts → (len(texts), d), fp32, not normalised; similar lengths together."""
@@ -231,6 +236,9 @@ class LanguageModel:
     def __init__(self, folder: str | Path | None = None):
         self.model, tokenizer = load_model(folder), load_tokenizer(folder)
         self.tokenizer, self.width = tokenizer.tokenizer, self.model.cfg.hidden_size
+
+    def identity(self) -> tuple[nn.Module, str]:
+        return self.model, f"base {self.model.cfg} {self.limit} {self.tokenizer.to_str()}"
 
     @torch.inference_mode()
     def embed(self, texts: list[str], batch_size: int = 32, progress: str = "") -> Tensor:
@@ -315,9 +323,10 @@ def normalised(embeddings: Tensor) -> Tensor:
 
 def embed(encoder: "Encoder | LanguageModel | OneHot", descriptions: list[str],
           progress: str = "") -> Tensor:
-    """Descriptions → (b, d), normalised; one that ends in a letter gets a full stop."""
+    """Descriptions → (b, d), normalised; one that ends in a letter gets a full stop. Of a long list
+    they are kept for the next run, see utils/embedding_cache.py."""
     texts = [text + "." if text[-1:].isalpha() else text for text in map(str.strip, descriptions)]
-    return normalised(encoder.embed(texts, progress=progress))
+    return normalised(embed_cached(encoder, texts, progress))
 
 
 @torch.no_grad()

@@ -72,9 +72,11 @@ def adapted_modules(cfg: MistralConfig, modules: Iterable[str] = TARGETS
 
 
 def t2l_config(cfg: MistralConfig, arch: str, encoder: Encoder,
-               modules: Iterable[str] = TARGETS) -> T2LConfig:
+               modules: Iterable[str] = TARGETS, rank: int = T2LConfig.rank,
+               alpha: float = T2LConfig.alpha) -> T2LConfig:
     """The hypernetwork's sizes for a language model and an encoder."""
     return T2LConfig(arch, encoder.width, cfg.num_hidden_layers, adapted_modules(cfg, modules),
+                     rank, alpha,
                      base_model=cfg.name, encoder=encoder.name)
 
 

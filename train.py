@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from data.suite import drop_too_long, load_suite
 from data.tasks import (Batch, Sample, Suite, Task, draw_from_each, draw_samples, draw_tasks,
-                        encode, hold_out, mean_length)
+                        encode, hold_out, mean_length, validation_samples)
 from encoder import Encoder, OneHot, embed, init_linear_lda, load_encoder
 from eval import Row, exact_match, report
 from lora import TARGETS, LoRA, lora_scale, map_lora, save_peft
@@ -38,12 +38,14 @@ from utils.library import (ReconTargets, canonical, check_library_tasks, check_m
                            load_library, mean_delta_error, recon_summary, sizes_of)
 from utils.neighbours import find_neighbours, save_neighbours
 from utils.run_folder import (StepLog, check_same_t2l, diverged, finish_run, keep_freed_memory,
-                              load_state, open_run, peak_memory_text, run_metadata, save_state,
-                              settings, start_run)
+                              load_state, loss_text, open_run, peak_memory_text, run_metadata,
+                              save_state, settings, start_run)
 from utils.stats import mean
 from utils.tokenizer import Tokenizer
 
 DEFAULTS = {
+    "--rank":       dict.fromkeys(("sft", "mtlora", "lora"), T2LConfig.rank) | {"recon": None},
+    "--alpha":      dict.fromkeys(("sft", "mtlora", "lora", "recon"), T2LConfig.alpha),
     "--steps":      {"sft": 540,  "mtlora": 540,  "lora": 150,  "recon": 600},
     "--batch-size": {"sft": 32,   "mtlora": 32,   "lora": 64,   "recon": 64},
     "--lr":         {"sft": 4e-4, "mtlora": 1e-3, "lora": 2e-3, "recon": 1e-2}}
@@ -52,16 +54,17 @@ MAX_TOKENS = 512                     # of a sample, prompt and answer
 SAMPLES_PER_TASK = 8                 # lora: of each task in a batch, as in the paper
 HELD_OUT = 16                        # lora: training instances kept to choose the best step
 VALIDATIONS, PATIENCE = 15, 3        # lora: in a full run; without progress before a task stops
+VALIDATE_EVERY = 25                  # steps, sft and mtlora: a forward pass, 1 % of the time
 DELTA_SCALE = 10_000                 # recon in ΔW, whose entries are tiny; as the authors'
 
 
 # --------------------------------------------------------------------- where adapters come from
 
 class TextToLoRA(nn.Module):
-    """sft, recon: every sample's adapter comes from its own description."""
+    """sft, recon: every sample's adapter comes from its own description, the `held_out`'s too."""
 
     def __init__(self, t2l: T2L, encoder: Encoder, tasks: list[Task], fresh: bool = True,
-                 z_scores: bool = False):
+                 z_scores: bool = False, held_out: list[Sample] = []):
         super().__init__()
         self.t2l, self.z_scores = t2l, z_scores
         descriptions = sorted({d for task in tasks for d in task.descriptions})
@@ -72,6 +75,9 @@ class TextToLoRA(nn.Module):
                        for name, texts in self.wordings.items()}
         if fresh:
             init_linear_lda(t2l.task_encoder.mlp[0], self.embeddings, list(self.groups.values()))
+        if others := sorted({s.description for s in held_out} - self.rows.keys()):
+            self.rows |= {text: len(self.rows) + i for i, text in enumerate(others)}
+            self.embeddings = torch.cat([self.embeddings, embed(encoder, others)])
 
     def adapters(self, samples: list[Sample]) -> LoRA:
         """A[m] (b, n, r, d_in), B[m] (b, n, d_out, r), one for each sample; z-scores if asked."""
@@ -96,10 +102,11 @@ class LoRATable(nn.Module):
     """
 
     def __init__(self, cfg: MistralConfig, names: list[str] | None = None,
-                 modules: Iterable[str] = TARGETS):
+                 modules: Iterable[str] = TARGETS, rank: int = T2LConfig.rank,
+                 alpha: float = T2LConfig.alpha):
         super().__init__()
-        n, r, modules = cfg.num_hidden_layers, T2LConfig.rank, adapted_modules(cfg, modules)
-        self.scale, self.base_model = lora_scale(T2LConfig.alpha, r), cfg.name
+        n, r, modules = cfg.num_hidden_layers, rank, adapted_modules(cfg, modules)
+        self.scale, self.base_model = lora_scale(alpha, r), cfg.name
         start = {m: torch.empty(n, r, d_in).uniform_(-1, 1) / d_in ** 0.5
                  for m, (d_in, _) in modules.items()}
         self.rows = {name: i for i, name in enumerate(names or [])}
@@ -139,6 +146,16 @@ def sft_loss(logits: Tensor, batch: Batch) -> Tensor:
     return F.cross_entropy(logits.float(), batch.targets, reduction="none") @ batch.weights
 
 
+@torch.no_grad()
+def validation_loss(lora_source: "TextToLoRA | LoRATable", samples: list[Sample], model: Mistral,
+                    tokenizer: Tokenizer, describe: str = "lora") -> float:
+    """sft_loss without dropout; nothing is drawn at random: training goes on as if without it."""
+    lora = lora_source.eval().adapters(samples)
+    lora_source.train()
+    batch = encode(samples, tokenizer, describe).to(model.device)
+    return sft_loss(model(batch.ids, lora=lora, keep=batch.keep), batch).item()
+
+
 def recon_loss(lora: LoRA, target: LoRA, std: LoRA | None, space: str) -> Tensor:
     """The mean absolute difference from the library's adapters; both (b, n, …).
 
@@ -163,6 +180,7 @@ class Setup:
     tokenizer: Tokenizer | None = None
     targets: ReconTargets | None = None                 # recon
     evaluate: Callable[[Path], str] = lambda out: ""    # the finished run's folder → one line
+    validate: Callable[[], float] | None = None         # sft, mtlora: a loss for the log
     unit: str = "tokens"                                # what speed counts
 
 
@@ -210,7 +228,8 @@ def train(setup: Setup, args: argparse.Namespace, log_file: Path,
             optimizer.zero_grad(set_to_none=True)
             # └────────────────────────────────────────────────────────────────────────────┘
 
-            log.write(step, loss.item(), lr, norm.item(), seen)
+            due = setup.validate and ((step + 1) % VALIDATE_EVERY == 0 or step + 1 == args.steps)
+            log.write(step, loss.item(), lr, norm.item(), seen, setup.validate() if due else None)
             if args.save_every and ((step + 1) % args.save_every == 0 or log.interrupted):
                 save_state(log_file.parent, lora_source, optimizer, step + 1, args)
             if log.interrupted or should_stop(step):
@@ -240,9 +259,7 @@ class EarlyStopping:
     def validate(self, step: int) -> None:
         for task in list(self.active_tasks):
             samples, best = self.held_out[task.name], self.best[task.name]
-            batch = encode(samples, self.tokenizer).to(self.model.device)
-            logits = self.model(batch.ids, lora=self.table.adapters(samples), keep=batch.keep)
-            loss = sft_loss(logits, batch).item()
+            loss = validation_loss(self.table, samples, self.model, self.tokenizer)
             best.setdefault("base_loss", loss)
 
             if loss < best["loss"]:
@@ -314,24 +331,27 @@ def setup_through_model(args: argparse.Namespace) -> Setup:
     model, tokenizer, suite = load_model_and_tasks(args)
     encoder = load_encoder(args.encoder, args.model) if args.mode == "sft" else None
     torch.manual_seed(args.seed)
+    held_out = validation_samples(suite)
     if args.mode == "sft":
-        t2l = init_t2l(args, t2l_config(model.cfg, args.arch, encoder, args.modules))
-        lora_source = TextToLoRA(t2l, encoder, suite.train, fresh=not args.init)
+        config = t2l_config(model.cfg, args.arch, encoder, args.modules, args.rank, args.alpha)
+        lora_source = TextToLoRA(init_t2l(args, config), encoder, suite.train, not args.init,
+                                 held_out=held_out)
     else:
-        lora_source = LoRATable(model.cfg, modules=args.modules)
+        lora_source = LoRATable(model.cfg, None, args.modules, args.rank, args.alpha)
 
     draw = partial(draw_samples, suite.train, tokenizer, args.batch_size, args.seed,
                    describe=args.describe)
 
     def evaluate(out: Path) -> str:
         return report([out], suite, model, tokenizer, lambda cfg: encoder, args.eval_samples, out)
-    return Setup(lora_source, draw, model, tokenizer, evaluate=evaluate)
+    validate = partial(validation_loss, lora_source, held_out, model, tokenizer, args.describe)
+    return Setup(lora_source, draw, model, tokenizer, None, evaluate, held_out and validate)
 
 
 def setup_recon(args: argparse.Namespace) -> Setup:
     """recon: the hypernetwork, towards the adapters of a library; needs no language model."""
     # The library, and the tasks whose descriptions T2L reads.
-    loras, base_model = load_library(args.loras, args.task, args.max_tasks)
+    loras, base_model = load_library(args.loras, args.task, args.max_tasks, args.rank)
     goal = {name: canonical(lora) if args.canonical else lora for name, lora in loras.items()}
     if args.one_hot:                                        # a task's one description is its name
         encoder, tasks = OneHot(list(loras)), [Task(name, (), (), (name,), ()) for name in loras]
@@ -345,8 +365,9 @@ def setup_recon(args: argparse.Namespace) -> Setup:
     check_modules(args.loras, modules, args.modules)
     torch.manual_seed(args.seed)
     t2l = init_t2l(args, T2LConfig(
-        args.arch, encoder.width, n, modules, rank, base_model=base_model, encoder=encoder.name,
-        z_scored=not args.init, dropout=0.0, tasks=list(loras) if args.one_hot else []))
+        args.arch, encoder.width, n, modules, rank, args.alpha, base_model=base_model,
+        encoder=encoder.name, z_scored=not args.init, dropout=0.0,
+        tasks=list(loras) if args.one_hot else []))
     z_scores = not args.init and args.recon_space == "factors"
     targets = ReconTargets(goal, z_scores, args.dtype, args.device)
     if not args.init:
@@ -379,7 +400,8 @@ def train_oracles(args: argparse.Namespace, out: Path) -> str:
         if all((out / task.name / "adapter_config.json").exists() for task in group):
             continue                                         # resumed
         torch.manual_seed(args.seed)
-        table = LoRATable(model.cfg, [task.name for task in group], args.modules).to(args.device)
+        table = LoRATable(model.cfg, [task.name for task in group], args.modules, args.rank,
+                          args.alpha).to(args.device)
         stopping = EarlyStopping(table, group, model, tokenizer, max(1, args.steps // VALIDATIONS))
 
         draw = partial(draw_from_each, stopping.active_tasks, SAMPLES_PER_TASK, args.seed)
@@ -405,7 +427,8 @@ def train_one(args: argparse.Namespace, out: Path) -> str:
 
     with finish_run(out, setup.lora_source) as scratch:
         setup.lora_source.save(scratch, args.dtype, settings(args) | run_metadata())
-    line = f"{args.steps} steps in {seconds / 60:.1f} min ({seen / seconds:.0f} {setup.unit}/s)"
+    line = (f"{args.steps} steps in {seconds / 60:.1f} min ({seen / seconds:.0f} {setup.unit}/s)"
+            + loss_text(out / "log.jsonl"))
     return line + ("; " + setup.evaluate(out) if args.eval_samples else "")
 
 

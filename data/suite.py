@@ -2,6 +2,7 @@
 
     suite = load_suite()            # the built-in suite, made in memory by data/generate.py
     suite = load_suite("DIR")       # task files of your own, or a clone of natural-instructions
+    suite = load_suite(["default", "DIR"])          # the built-in suite and yours
 
 A task file is JSON in the schema of Super-NaturalInstructions: `Definition`, `Instances` [{input,
 output: [accepted answers]}] and, optionally, `Descriptions` (wordings of what the task asks),
@@ -27,20 +28,43 @@ SNI_SPLITS = Path(__file__).parent / "sni_splits.json"
 TEST_SHARE = 0.2       # of the instances, where a task file does not say which are for testing
 
 
-def load_suite(folder: str | Path | None = None) -> Suite:
-    """The built-in suite, or all tasks of a folder, divided by the splits.json beside it.
+def load_suite(folders: str | Path | list[str | Path] | None = None) -> Suite:
+    """The built-in suite (None, or "default"), all tasks of a folder, or those of several together.
+
+    UserError where two of them hold a task of the same name.
+    """
+    folders = folders if isinstance(folders, list) else [folders or "default"]
+    suites = [(str(f), builtin_suite() if str(f) == "default" else folder_suite(f))
+              for f in folders]
+    home: dict[str, str] = {}
+    for folder, suite in suites:
+        for name in suite.by_name():
+            if name in home:
+                raise UserError(f"--tasks {home[name]} and {folder} both hold a task {name}; "
+                                "rename one" if home[name] != folder else
+                                f"--tasks names {folder} twice")
+            home[name] = folder
+    together = Suite(*(sum((getattr(suite, part) for _, suite in suites), [])
+                       for part in ("train", "validation", "unseen")))
+    if any(folder != "default" for folder, _ in suites):
+        report_overlap(together)
+    return together
+
+
+def builtin_suite() -> Suite:
+    splits = read_json(generate.SPLITS)
+    tasks = generate.default_tasks()
+    generate.check_digests(tasks, splits)
+    return divide(tasks, splits, "the built-in suite", generate.SPLITS)
+
+
+def folder_suite(folder: str | Path) -> Suite:
+    """All tasks of a folder, divided by the splits.json beside it.
 
     A folder without task files that has a sub-folder tasks/ means that one. Without a splits.json
     every task is trained on. In a clone of natural-instructions the paper's 479 and 11 tasks are
     meant, the others are not read. UserError names the file that is missing or malformed.
     """
-    # The built-in suite.
-    if not folder:
-        splits = read_json(generate.SPLITS)
-        tasks = generate.default_tasks()
-        generate.check_digests(tasks, splits)
-        return divide(tasks, splits, "the built-in suite", generate.SPLITS)
-
     # Which files.
     folder = Path(folder)
     clone = (folder / "splits" / "default").is_dir()
@@ -68,9 +92,7 @@ def load_suite(folder: str | Path | None = None) -> Suite:
     if not splits or not splits.keys() & {"unseen", "validation"}:
         said = f"no {beside}" if splits is None else f"{beside} names no task as \"unseen\""
         warnings.warn(f"{said}: every task is trained on, none is left to test as unseen")
-    suite = divide(tasks, splits or {}, str(folder), beside)
-    report_overlap(suite)
-    return suite
+    return divide(tasks, splits or {}, str(folder), beside)
 
 
 def divide(tasks: dict[str, Task], splits: dict, where: str, path: Path) -> Suite:

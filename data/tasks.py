@@ -19,6 +19,7 @@ from utils.cli import UserError
 from utils.tokenizer import Tokenizer
 
 Pair = tuple[str, tuple[str, ...]]
+SEEN = 200             # seen tasks that are asked, at most: a draw of them is enough
 BUCKET = 8             # batches drawn at once, to be sorted by length
 
 
@@ -115,6 +116,23 @@ def test_samples(tasks: list[Task], per_task: int,
         for i, (text, answers) in enumerate(rng.sample(task.test, min(per_task, len(task.test)))):
             samples.append(Sample(task.name, lines[i % len(lines)], text, answers))
     return samples
+
+
+def seen_samples(suite: Suite, per_task: int) -> list[Sample]:
+    """Test inputs of the seen tasks, under held-out wordings: `per_task` of each where the tasks
+    are few; of many 34 `per_task` in all, at most 200, or a twentieth from each of 200 tasks."""
+    in_all = min(34 * per_task, max(SEEN, SEEN * per_task // 20))
+    tasks = random.Random(0).sample(suite.train, min(SEEN, len(suite.train)))[:in_all]
+    each = min(per_task, max(1, in_all // len(tasks)))
+    return test_samples(tasks, each, lambda t: t.held_out)
+
+
+def validation_samples(suite: Suite, at_most: int = 32) -> list[Sample]:
+    """A test input of each validation task, always the same, whose loss is logged in training;
+    where there is no such task, test inputs of the seen tasks, under held-out wordings."""
+    tasks = suite.validation or suite.train
+    per_task = max(1, at_most // len(tasks))
+    return test_samples(tasks, per_task, lambda t: t.held_out)[:at_most]
 
 
 def hold_out(task: Task, at_most: int) -> tuple[Task, list[Sample]]:

@@ -210,7 +210,7 @@ def compare_args() -> argparse.Namespace:
     parser.prog = "python -m experiments.compare"
     parser.add_argument("--loras", metavar="DIR", required=True,
                         help="the library: a folder of PEFT folders named as tasks%(default).0s")
-    parser.folder("--tasks", "task files", "the built-in suite")
+    parser.tasks()
     return parser.parse_args()
 
 

@@ -1,15 +1,18 @@
-"""Reconstruction runs as one table and one picture, and the README's picture
+"""A run's losses; reconstruction runs as one table and one picture; the README's picture
 (arXiv 2506.06105, Table 1 and Figure 3; the controls of section 5).
 
+    python -m experiments.plots out/sft                              # → out/sft/log.svg
     python -m experiments.plots out/table1/*                         # medians over seeds
     python -m experiments.plots out/figure3/* --figure experiments/results/compression.png
     python -m experiments.plots --overview experiments/results/overview.svg
 
-The first two read what `train.py --mode recon` and then `experiments.compare` leave in a folder:
-config.json, results_library.json and the size of t2l.safetensors. The third reads results.json of
-the committed checkpoint. Pictures need matplotlib. Reading order: a run, the table, its picture,
-the README's picture, the command.
+The first reads log.jsonl of train.py --mode sft or mtlora. The next two read what `train.py --mode
+recon` and then `experiments.compare` leave in a folder: config.json, results_library.json and the
+size of t2l.safetensors. The last reads results.json of the committed checkpoint. Pictures need
+matplotlib. Reading order: a run's losses, a reconstruction run, the table, its picture, the
+README's picture, the command.
 """
+import json
 import statistics
 from collections import defaultdict
 from dataclasses import dataclass
@@ -18,7 +21,8 @@ from types import ModuleType
 
 from t2l import CHECKPOINT
 from utils.cli import Parser, UserError, run
-from utils.files import read_json
+from utils.files import atomic_folder, read_json
+from utils.run_folder import step_lines
 from utils.stats import interval, mean
 
 
@@ -27,9 +31,42 @@ def load_matplotlib() -> ModuleType:
     try:
         import matplotlib
     except ImportError:
-        raise UserError("--figure and --overview need matplotlib: "
+        raise UserError("pictures need matplotlib: "
                         "pip install -r requirements-dev.txt") from None
     return matplotlib
+
+
+# ------------------------------------------------------------------------- a run's losses
+
+SMOOTH = 20                          # steps: the loss of one depends on the tasks in its batch
+
+
+def draw_log(folder: Path) -> Path:
+    """Draw the training loss of every step, its running mean, and the validation loss into
+    log.svg, which lies beside the log; returns its path."""
+    load_matplotlib()
+    from matplotlib.figure import Figure
+    log = folder / "log.jsonl"
+    rows = [json.loads(line) for _, line in step_lines(log)]
+    if not rows:
+        raise UserError(f"{log} has no step of a run; expected a folder of train.py --mode sft or "
+                        "mtlora")
+    steps, losses = [row["step"] + 1 for row in rows], [row["loss"] for row in rows]
+    running = [mean(losses[max(0, i + 1 - SMOOTH):i + 1]) for i in range(len(losses))]
+    checked = [(row["step"] + 1, row["validation_loss"]) for row in rows
+               if "validation_loss" in row]
+
+    axes = (fig := Figure(figsize=(7, 3.8), layout="constrained")).add_subplot()
+    axes.plot(steps, losses, color=EDGE, lw=0.7, label="training, each step")
+    axes.plot(steps, running, color=INK, label=f"training, mean of {SMOOTH} steps")
+    if checked:
+        axes.plot(*zip(*checked), color=BLUE, marker="o", ms=3, label="validation")
+    axes.set(xlabel="step", ylabel="loss of an answer's token", ylim=(0, None), title=folder.name)
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False)
+    with atomic_folder(folder) as scratch:
+        fig.savefig(scratch / "log.svg", metadata={"Date": None})
+    return folder / "log.svg"
 
 
 # ------------------------------------------------------------------- one reconstruction run
@@ -289,20 +326,27 @@ def draw_bars(axes, scores: dict[str, dict[str, float]]) -> None:
 
 def main() -> None:
     # What is wanted.
-    parser = Parser("Table and picture of many reconstruction runs; the README's picture.")
+    parser = Parser("A run's losses; table and picture of reconstruction runs; README's picture.")
     parser.prog = "python -m experiments.plots"
     parser.add_argument("runs", nargs="*", metavar="DIR",
-                        help="folders of train.py --mode recon, compared%(default).0s")
+                        help="folders of train.py: of --mode recon, compared, a table; of sft or "
+                        "mtlora log.svg%(default).0s")
     parser.add_argument("--figure", metavar="FILE", type=Path,
                         help="draw the runs into this file%(default).0s")
     parser.add_argument("--overview", metavar="FILE", type=Path,
                         help="draw the README's picture into this file%(default).0s")
     args = parser.parse_args()
     if not (args.runs or args.overview) or args.figure and not args.runs:
-        raise UserError("name folders of train.py --mode recon, or --overview FILE")
+        raise UserError("name folders of train.py, or --overview FILE")
 
     # The table, then the pictures.
-    runs = [read_run(Path(folder)) for folder in args.runs]
+    folders = [Path(folder) for folder in args.runs]
+    modes = [read_json(folder / "config.json").get("mode") for folder in folders]
+    runs = [read_run(folder) for folder, mode in zip(folders, modes) if mode == "recon"]
+    logs = [draw_log(folder) for folder, mode in zip(folders, modes) if mode != "recon"]
+    if args.figure and not runs:
+        raise UserError("--figure is for runs of --mode recon; the others' log.svg is written "
+                        "without it")
     if runs:
         table(runs)
     if args.figure:
@@ -310,7 +354,7 @@ def main() -> None:
     if args.overview:
         overview(read_json(CHECKPOINT / "results.json")["unseen"], args.overview)
 
-    written = [f"{path} written" for path in (args.figure, args.overview) if path]
+    written = [f"{path} written" for path in (*logs, args.figure, args.overview) if path]
     print("; ".join(([f"{len(runs)} runs"] if runs else []) + written))
 
 

@@ -4,10 +4,12 @@ import subprocess
 import sys
 
 import pytest
+import torch
 from conftest import ROOT, command, refused, train_tiny
 
 from train import SAMPLES_PER_TASK
-from utils.cli import UserError, run
+from utils import cli
+from utils.cli import UserError, note_other_load, run
 
 pytestmark = pytest.mark.quick
 
@@ -49,7 +51,63 @@ def test_help_is_there_and_shows_no_old_flag(module):
         assert not any(flag in done.stdout for flag in ("--loras", "--benchmarks", "--run-code"))
 
 
-@pytest.mark.parametrize("flag, value", [("--steps", 0), ("--lr", 0), ("--lr", -1), ("--lr", "nan"),
+@pytest.mark.parametrize("module, wrong, meant", [
+    ("train", "--batch_size", "--batch-size"), ("train", "--learning_rate", "--lr"),
+    ("train", "--learning-rate=1e-3", "--lr"), ("train", "--out_dir", "--out"),
+    ("train", "--num_steps", "--steps"), ("train", "--epochs", "--steps"),
+    ("train", "--lora_r", "--rank"), ("train", "--sede", "--seed"),
+    ("train", "--save-evry", "--save-every"), ("eval", "--checkpoint", "--ckpt"),
+    ("eval", "--eval_samples", "--eval-samples"), ("t2l", "--prompts", "--prompt"),
+    ("t2l", "--output_dir", "--out"), ("experiments.compare", "--lora_dir", "--loras"),
+    ("experiments.plots", "--figur_e", "--figure"), ("utils.download", "--model_name", "--model")])
+def test_a_wrong_flag_names_the_right_one(module, wrong, meant):
+    said = refused(module, wrong, 8)
+    assert said.startswith(f"error: there is no flag {wrong.split('=')[0]}; did you mean {meant}?")
+    assert ("not epochs" in said) == ("epoch" in wrong)
+
+
+def test_a_flag_like_no_other_and_beginnings_of_flags():
+    assert refused("train", "--frobnicate") == \
+        "error: there is no flag --frobnicate; see --help"
+    assert "did you mean" not in refused("train", "--mo", "sft", "--st", 0)     # --mode, --steps
+    assert "--benchmarks" in refused("eval", "--benchmarks", "x").split("name:")[1]
+
+
+def test_other_load_gets_a_word(monkeypatch, capsys):
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: range(4), raising=False)
+    for load, threads, word in ((3.0, 4, "try --threads 1"), (1.2, 4, "try --threads 3"),
+                                (0.3, 4, ""), (9.0, 1, ""), (2.0, 2, "")):
+        monkeypatch.setattr(cli, "other_load", lambda load=load: load)
+        note_other_load(threads)
+        said = capsys.readouterr().err
+        assert word in said and said.count("\n") == bool(word)
+
+
+def test_a_load_that_is_over_is_none(monkeypatch):
+    if not os.path.exists("/proc/loadavg"):
+        pytest.skip("only Linux tells what runs now")
+    monkeypatch.setattr(cli.Path, "read_text", lambda path: "9.00 9.00 9.00 1/90 4711\n")
+    monkeypatch.setattr(os, "getloadavg", lambda: (9.0, 9.0, 9.0))
+    assert cli.other_load() == 0
+    monkeypatch.setattr(cli.Path, "read_text", lambda path: "9.00 9.00 9.00 4/90 4711\n")
+    assert cli.other_load() == 3
+
+
+def test_threads(tiny_tasks, tmp_path):
+    before = torch.get_num_threads()
+    try:
+        assert "--threads 0" in refused("train", "--mode", "mtlora", "--threads", 0)
+        train_tiny("--mode", "mtlora", "--tasks", tiny_tasks, "--steps", 1, "--eval-samples", 0,
+                   "--threads", 3, "--out", tmp_path / "run")
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("flag, value", [("--rank", 0), ("--rank", 5000), ("--alpha", 0),
+                                         ("--alpha", "inf"), ("--steps", 0), ("--lr", 0),
+                                         ("--lr", -1), ("--lr", "nan"),
                                          ("--save-every", -1), ("--eval-samples", -1)])
 def test_numbers_that_make_no_sense(flag, value):
     assert flag in refused("train", "--mode", "mtlora", flag, value)

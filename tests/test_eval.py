@@ -118,10 +118,16 @@ def test_what_is_only_read_stays_as_it_is(tiny_tasks, tmp_path, monkeypatch):
 def test_a_verdict_needs_ten_tasks():
     labels = ["T2L x, own", "T2L x, random words"]
     rows = [Row(label, "lora", None, None, "T2L x") for label in labels]
-    for n, said in ((9, "9 tasks, 10 are needed to say whether"), (10, "it reads its description")):
+    for n, said in ((9, "T2L x, own 84.0 %"), (10, "it reads its description: T2L x")):
         scores = {label: {f"t{i}": level + i for i in range(n)}
                   for label, level in zip(labels, (80.0, 10.0))}
-        assert verdict(rows, scores).startswith(said)
+        assert (line := verdict(rows, scores)).startswith(said)
+        assert ("10 tasks are needed" in line) == (n < 10)
+    little = {label: {f"t{i}": 0.0 for i in range(99)} | {"t": right}
+              for label, right in zip(labels, (100.0, 0.0))}
+    assert verdict(rows, little).startswith("T2L x, own 1.0 %")
+    assert verdict(rows, little).endswith("more steps, are needed to say whether it reads its "
+                                          "description")
 
 
 def test_eval_without_a_checkpoint(tiny_tasks, tmp_path):

@@ -8,6 +8,7 @@ from conftest import GOLDEN, ROOT, task_file
 
 from data import generate
 from data.suite import drop_too_long, load_suite, load_task
+from data.tasks import Suite, Task, seen_samples
 from mistral import load_tokenizer
 from utils.cli import UserError
 
@@ -164,6 +165,42 @@ def test_a_folder_without_splits_trains_on_everything_with_a_warning(tiny_tasks)
     (tiny_tasks.parent / "splits.json").unlink()
     with pytest.warns(UserWarning, match="every task is trained on"):
         assert len(load_suite(tiny_tasks).train) == 3
+
+
+@pytest.mark.quick
+@pytest.mark.quick
+def test_several_folders_and_the_built_in_suite(tiny_tasks, tmp_path, suite, monkeypatch):
+    """Each with the splits.json beside it; a name that stands in two is refused."""
+    monkeypatch.setattr("data.suite.builtin_suite", lambda: suite)           # made anew it is slow
+    (tmp_path / "more" / "tasks").mkdir(parents=True)
+    for name in ("delta", "epsilon"):
+        task_file(tmp_path / "more" / "tasks", name)
+    (tmp_path / "more" / "splits.json").write_text('{"validation": ["delta"]}')
+    both = load_suite([tiny_tasks, tmp_path / "more" / "tasks"])
+    names = [[task.name for task in part] for part in (both.train, both.validation, both.unseen)]
+    assert names == [["alpha", "beta", "epsilon"], ["delta"], ["gamma"]]
+
+    mixed = load_suite(["default", str(tiny_tasks)])
+    assert len(mixed.train) == len(suite.train) + 2
+    assert mixed.unseen[:-1] == suite.unseen and mixed.unseen[-1].name == "gamma"
+    assert load_suite("default") == suite == load_suite(["default"])
+
+    task_file(tmp_path / "more" / "tasks", "alpha")
+    with pytest.raises(UserError, match="both hold a task alpha; rename one"):
+        load_suite([tiny_tasks, tmp_path / "more" / "tasks"])
+    with pytest.raises(UserError, match="names .* twice"):
+        load_suite([tiny_tasks, tiny_tasks])
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize("n_tasks, per_task, asked, each", [
+    (700, 1, 34, 1), (700, 6, 200, 1), (700, 20, 200, 1), (700, 40, 200, 2), (6, 1, 6, 1),
+    (6, 6, 6, 6), (6, 30, 6, 20), (50, 6, 50, 4)])
+def test_how_much_is_asked_of_the_seen_tasks(n_tasks, per_task, asked, each):
+    pairs = tuple((f"{i}", ("x",)) for i in range(20))
+    tasks = [Task(f"t{i}", pairs, pairs, ("d",), ("e",)) for i in range(n_tasks)]
+    found = Counter(s.task for s in seen_samples(Suite(tasks, [], []), per_task))
+    assert len(found) == asked and set(found.values()) == {each}
 
 
 @pytest.mark.quick

@@ -11,11 +11,11 @@ from conftest import FAMILIES, GOLDEN, TINY, train_tiny
 import mistral
 import train
 from data.suite import load_suite
-from data.tasks import Sample, Task, draw_samples, encode
+from data.tasks import Sample, Task, draw_samples, encode, validation_samples
 from encoder import load_encoder
 from lora import MODULES, TARGETS, load_peft
 from mistral import load_model, load_tokenizer
-from t2l import T2L, T2LConfig, load_t2l, t2l_config
+from t2l import T2L, T2LConfig, generate_lora, load_t2l, t2l_config
 from train import LoRATable, Setup, TextToLoRA, lr_schedule, sft_loss
 from utils.cli import UserError, train_args
 from utils.modules import layer_name
@@ -117,6 +117,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(mode, tiny_tasks, tmp_path, m
                                          reason="torch.compile needs a C++ compiler")])])
 def test_flags_that_save_time_or_memory_train_alike(flag, tiny_tasks, tmp_path, monkeypatch):
     logs, runs, forward = [], [], mistral.Layer.forward
+    monkeypatch.setattr(train, "validation_samples", lambda suite: [])       # steps alone
     if flag != "--compile":                 # count the layers' calls; a compiler must not see that
         monkeypatch.setattr(mistral.Layer, "forward",
                             lambda layer, *args: runs.append(flag) or forward(layer, *args))
@@ -225,6 +226,72 @@ def test_the_loss_is_the_mean_over_samples_of_the_mean_over_tokens():
     shifted = encode(samples, tokenizer)                     # negative control: labels off by one
     shifted.keep[:] = shifted.keep.roll(-1, 1)
     assert (loss_of(shifted) - sum(alone) / 2).abs() > 0.1
+
+
+@pytest.mark.parametrize("mode", ["sft", "mtlora"])
+def test_the_validation_loss_is_logged_and_changes_nothing(mode, tiny_tasks, tmp_path, monkeypatch):
+    """The same weights and losses, to the last bit, as without it; it is what it says."""
+    (tiny_tasks.parent / "splits.json").write_text('{"unseen": [], "validation": ["gamma"]}')
+    flags = ["--mode", mode, "--tasks", tiny_tasks, "--steps", 6, "--lr", 0.01,
+             "--eval-samples", 0]
+    monkeypatch.setattr(train, "VALIDATE_EVERY", 2)
+    run(*flags, "--out", tmp_path / "with")
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "validation_samples", lambda suite: [])
+        run(*flags, "--out", tmp_path / "without")
+    logs = [log_of(tmp_path / name) for name in ("with", "without")]
+    found = {row["step"]: row.pop("validation_loss") for row in logs[0] if "validation_loss" in row}
+    assert list(found) == [1, 3, 5] and logs[0] == logs[1]
+    file = "t2l.safetensors" if mode == "sft" else "adapter_model.safetensors"
+    assert (tmp_path / "with" / file).read_bytes() == (tmp_path / "without" / file).read_bytes()
+
+    model = load_model(GOLDEN / "llama", torch.float32)
+    tokenizer = load_tokenizer(GOLDEN / "llama")
+    samples = validation_samples(load_suite(tiny_tasks))
+    assert {s.task for s in samples} == {"gamma"} and samples == validation_samples(
+        load_suite(tiny_tasks))
+    lines, encoder = [s.description for s in samples], load_encoder(GOLDEN / "bert")
+    lora = load_peft(tmp_path / "with") if mode == "mtlora" else \
+        generate_lora(load_t2l(tmp_path / "with"), lines, encoder)
+    batch = encode(samples, tokenizer)
+    loss = sft_loss(model(batch.ids, lora=lora, keep=batch.keep), batch).item()
+    assert loss == pytest.approx(found[5], abs=1e-3) and abs(found[1] - found[5]) > 1e-2
+
+
+@pytest.mark.parametrize("mode", ["sft", "mtlora", "lora"])
+def test_rank_and_alpha(mode, tiny_tasks, tmp_path):
+    """They arrive in the adapter and in config.json; a resumed run and --init compare them."""
+    rank, alpha = T2LConfig.rank // 2, 3 * T2LConfig.alpha
+    out = tmp_path / "run"
+    flags = ["--mode", mode, "--tasks", tiny_tasks, "--steps", 2, "--batch-size", 8, "--out", out,
+             "--eval-samples", 0]
+    run(*flags, "--rank", rank, "--alpha", alpha)
+    config = json.loads((out / "config.json").read_text())
+    assert (config["rank"], config["alpha"]) == (rank, alpha)
+    if mode == "sft":
+        t2l = load_t2l(out)
+        assert (t2l.cfg.rank, t2l.cfg.alpha) == (rank, alpha)
+        with pytest.raises(UserError, match=f"its rank is {rank}, .*give --rank {rank}"):
+            run(*flags[:-4], "--out", tmp_path / "b", "--init", out)
+        with pytest.raises(UserError, match=f"its alpha is {alpha}, .*give --alpha"):
+            run(*flags[:-4], "--out", tmp_path / "b", "--init", out, "--rank", rank)
+    else:
+        A, _ = load_peft(out / "alpha" if mode == "lora" else out)
+        assert {w.shape[1] for w in A.values()} == {rank}
+    with pytest.raises(UserError, match=f"rank = {rank}, the command line {T2LConfig.rank}"):
+        run(*flags, "--alpha", alpha, "--resume")
+    with pytest.raises(UserError, match="alpha = "):
+        run(*flags, "--rank", rank, "--resume")
+
+
+@pytest.mark.quick
+def test_alpha_is_the_adapters_scale():
+    model = load_model(GOLDEN / "llama", torch.float32)
+    for r, alpha in ((4, 16.0), (2, 5.0)):
+        table = LoRATable(model.cfg, rank=r, alpha=alpha)
+        with torch.no_grad():
+            [w.fill_(1) for w in table.B[0].values()]
+        assert all((w == alpha / r ** 0.5).all() for w in table.adapters([])[1].values())
 
 
 @pytest.mark.quick

@@ -3,12 +3,14 @@
 Order: errors, the parser, how a command runs, the flags of train.py and what contradicts itself.
 """
 import argparse
+import difflib
 import errno
 import os
 import random
 import signal
 import sys
 import threading
+import time
 import unicodedata
 import warnings
 from collections.abc import Callable, Iterable, Iterator
@@ -17,6 +19,9 @@ from pathlib import Path
 
 from utils.modules import MODULES, TARGETS, in_order
 from utils.schema import misfits, number, optional, whole
+
+
+LOAD_ALLOWED = 0.7         # of other processes, in CPUs: a browser, the shell's own start
 
 
 class UserError(ValueError):
@@ -44,9 +49,23 @@ class Parser(argparse.ArgumentParser):
                     encoder)
         self.add_argument("--device", choices=["cpu", "cuda"], default="cpu",
                           help="where the language model runs and training happens")
+        self.add_argument("--threads", type=int, metavar="N",
+                          help="CPU threads (default: PyTorch's own choice)%(default).0s")
         self.add_argument("--dtype", choices=["bfloat16", "float32"], default="bfloat16",
                           help="the language model's precision, and that of what is saved; what "
                           "is trained is float32")
+
+    def tasks(self) -> None:
+        self.add_argument("--tasks", metavar="DIR", nargs="+", default=None,
+                          help="folders of task files; the word default is the built-in suite, "
+                          "which ./default is not (default: the built-in suite)%(default).0s")
+
+    def parse_args(self, *given) -> argparse.Namespace:
+        check_flag_names(sys.argv[1:] if not given else given[0], self)
+        args = super().parse_args(*given)
+        if getattr(args, "threads", None) is not None:
+            use_threads(args.threads)
+        return args
 
     def renamed(self, flag: str, new: str) -> None:
         """An old flag, which ends in one line that gives the new one."""
@@ -58,6 +77,58 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str):
         raise UserError(f"{message}; see --help")
+
+
+# What other projects call a flag → what it is called here.
+ALIASES = {
+    "--lr": "learning-rate learningrate max-lr peak-lr",
+    "--out": "out-dir output-dir outdir output save-dir save-path output-path out-path",
+    "--steps": "num-steps n-steps max-steps train-steps num-train-steps iters max-iters num-iters "
+               "iterations epoch epochs num-epochs n-epochs max-epochs num-train-epochs",
+    "--batch-size": "bs bsz batch batchsize train-batch-size per-device-train-batch-size "
+                    "micro-batch-size n-batch",
+    "--model": "model-name model-dir model-path model-name-or-path base-model base-model-name llm",
+    "--encoder": "emb-model embedding-model encoder-name text-encoder",
+    "--tasks": "task-dir tasks-dir data data-dir data-path dataset datasets train-file train-ds",
+    "--ckpt": "checkpoint checkpoint-dir checkpoint-path ckpt-dir ckpt-path hypermod t2l",
+    "--init": "init-from pretrained from-pretrained warm-start finetune",
+    "--resume": "resume-from resume-from-checkpoint continue",
+    "--rank": "r lora-r lora-rank", "--alpha": "lora-alpha",
+    "--threads": "num-threads n-threads nthreads num-workers n-jobs jobs cpus",
+    "--seed": "random-seed manual-seed", "--device": "gpu cuda use-cuda accelerator",
+    "--dtype": "precision torch-dtype fp16 bf16 fp32 half",
+    "--save-every": "save-steps save-interval checkpoint-every save-freq",
+    "--eval-samples": "num-eval-samples n-eval n-samples num-samples max-samples limit",
+    "--activation-checkpointing": "gradient-checkpointing grad-checkpoint",
+    "--prompt": "input text question query", "--loras": "lora-dir lora-dirs adapters"}
+
+
+def check_flag_names(words: Iterable[str], parser: argparse.ArgumentParser) -> None:
+    """UserError for a flag that the command does not know, with the one that may be meant."""
+    known = parser._option_string_actions
+    for word in words:
+        if word == "--":
+            return
+        flag = word.split("=")[0]
+        if flag.startswith("--") and not any(c.isspace() for c in flag) \
+                and not any(other.startswith(flag) for other in known):       # argparse completes
+            shown = [f for f, action in known.items() if action.help is not argparse.SUPPRESS]
+            meant = likely_flag(flag, shown)
+            raise UserError(f"there is no flag {flag}; "
+                            + (f"did you mean {meant}?" if meant else "see --help")
+                            + (" A run is told its steps, not epochs" if "epoch" in flag.lower()
+                               and meant == "--steps" else ""))
+
+
+def likely_flag(flag: str, shown: list[str]) -> str:
+    """Which of the flags `shown` in --help a wrong one may mean; "" for none."""
+    plain = flag.lower().replace("_", "-")
+    if plain in shown:
+        return plain
+    of_alias = {alias: meant for meant, names in ALIASES.items() for alias in names.split()}
+    if (meant := of_alias.get(plain.strip("-"))) in shown:
+        return meant
+    return next(iter(difflib.get_close_matches(plain, shown, 1, 0.7)), "")
 
 
 def run(main: Callable[[], None]) -> None:
@@ -165,6 +236,40 @@ def check_device(device: str) -> None:
         raise UserError("--device cuda: PyTorch finds no CUDA device; leave it out for the CPU")
 
 
+def use_threads(n: int) -> None:
+    import torch                                     # slow; the downloads do without
+    if not 1 <= n <= 4096:
+        raise UserError(f"--threads {n}: expected a whole number from 1 to 4,096")
+    torch.set_num_threads(n)
+
+
+def other_load() -> float:
+    """CPUs that other processes want: the mean of the last minute, or what runs now if that is less
+    (Linux tells): an earlier command of this minute is no load any more. 0 where nothing tells."""
+    load, path = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0, Path("/proc/loadavg")
+    if load > LOAD_ALLOWED and path.exists():
+        running = []
+        for _ in range(10):
+            running.append(int(path.read_text().split()[3].split("/")[0]) - 1)       # not this one
+            time.sleep(0.02)
+        load = min(load, sum(running) / len(running))
+    return load
+
+
+def note_other_load(threads: int) -> None:
+    """A word where other processes leave fewer CPUs than this one has threads: its threads wait for
+    each other at every product of matrices, and by default they wait by spinning."""
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    load = other_load()
+    if threads > 1 and load + threads > cpus + LOAD_ALLOWED:
+        free = max(1, round(cpus - load))
+        passive = os.environ.get("OMP_WAIT_POLICY", "").lower() == "passive"
+        note(f"other processes use about {load:.1f} of {cpus} CPUs: {threads} threads that wait "
+             "for each other may be slow; "
+             + ("" if passive else "set the environment variable OMP_WAIT_POLICY=passive, or ")
+             + f"try --threads {free}")
+
+
 def note(text: str) -> None:
     """What is loaded, what happens: on stderr, so that stdout has the results alone."""
     print(text, file=sys.stderr)
@@ -266,8 +371,9 @@ def eval_args() -> argparse.Namespace:
     parser = EvalParser("The zero-shot table, with controls.",
                         "folders of train.py --mode sft, recon or mtlora, or the authors'",
                         "the committed ones",
-                        "test inputs per task of the split (seen tasks: a twentieth)")
-    parser.folder("--tasks", "task files", "the built-in suite")
+                        "test inputs per task of the split (a few seen tasks: a twentieth; where "
+                        "the split has no task, of every seen one)")
+    parser.tasks()
     parser.add_argument("--split", choices=["unseen", "validation"], default="unseen",
                         help="the tasks to test on")
     parser.renamed("--loras", "python -m experiments.compare --loras DIR")
@@ -313,7 +419,7 @@ def train_flags(defaults: dict[str, dict], heads: Iterable[str]) -> Parser:
     # What is trained, on what.
     add("--mode", choices=list(defaults["--steps"]), required=True, help="what to train")
     parser.models(encoder="all-MiniLM-L6-v2")
-    parser.folder("--tasks", "task files", "the built-in suite")
+    parser.tasks()
     parser.folder("--out", "the run's folder", "out/MODE")
     parser.folder("--loras", "recon: a folder of PEFT folders named as tasks", "none")
     parser.folder("--init", "sft, recon: start from this T2L", "a fresh one")
@@ -336,6 +442,8 @@ def train_flags(defaults: dict[str, dict], heads: Iterable[str]) -> Parser:
     add("--modules", nargs="+", choices=list(MODULES), metavar="NAME", default=None,
         help=f"the adapted ones of {', '.join(MODULES)} (default: {' '.join(TARGETS)}; recon: the "
         "library's)%(default).0s")
+    by_mode("--rank", int, "of the adapters; None: the library's")
+    by_mode("--alpha", float, "the adapters' scale is alpha / √rank")
 
     # The optimisation.
     by_mode("--steps", int, "training steps; lora: of each task at most")
@@ -348,8 +456,8 @@ def train_flags(defaults: dict[str, dict], heads: Iterable[str]) -> Parser:
         help="steps between saved states, 0: none; lora saves every task when it is done")
     add("--resume", action="store_true", help="go on from the last saved state in --out")
     add("--eval-samples", type=int, default=6, metavar="N",
-        help="test inputs per unseen task at the end (seen tasks: a twentieth); recon: the error "
-        "of ΔW; 0: no evaluation")
+        help="test inputs per unseen task at the end, and 34 N seen tasks, at most 200; without "
+        "unseen tasks N per seen one; recon: the error of ΔW; 0: no evaluation")
     add("--compile", action="store_true",
         help="torch.compile the layers: half a minute first, then faster; needs a C++ compiler")
     add("--activation-checkpointing", action="store_true",
@@ -368,6 +476,7 @@ USED_BY = {"--loras": ["recon"], "--one-hot": ["recon"], "--canonical": ["recon"
 # A seed times a million, for one of every step, is what PyTorch takes.
 NUMBERS = {"--steps": whole(1, 10**9), "--batch-size": whole(1, 2**16), "--lr": number(1e-12, 1e32),
            "--seed": whole(-2**42, 2**42), "--save-every": whole(0, 10**9),
+           "--rank": optional(whole(1, 1024)), "--alpha": number(1e-3, 1e6),
            "--eval-samples": whole(0, 10**6), "--max-tasks": optional(whole(1, 10**6))}
 
 
@@ -376,8 +485,8 @@ def check_train_flags(args: argparse.Namespace, samples_per_task: int) -> None:
     that can be told from their defaults."""
     # Numbers.
     if wrong := misfits({flag: getattr(args, name_of(flag)) for flag in NUMBERS}, NUMBERS):
-        raise UserError(f"{wrong}; --steps, --batch-size, --max-tasks and --lr must be positive, "
-                        "--save-every and --eval-samples not negative")
+        raise UserError(f"{wrong}; --steps, --batch-size, --rank, --alpha, --max-tasks and --lr "
+                        "must be positive, --save-every and --eval-samples not negative")
     if args.mode == "lora" and args.batch_size % samples_per_task:
         raise UserError(f"--batch-size {args.batch_size} is no multiple of {samples_per_task}, the "
                         "samples of each task in a batch")

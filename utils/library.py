@@ -20,12 +20,13 @@ from utils.peft import LoRA, load_peft, same_model
 
 
 def load_library(folder: str | Path, wanted: list[str] | None = None,
-                 at_most: int | None = None) -> tuple[dict[str, LoRA], str]:
+                 at_most: int | None = None,
+                 rank: int | None = None) -> tuple[dict[str, LoRA], str]:
     """({name: LoRA} of the adapter folders in `folder`, the base model they are for): of all, or of
     the `wanted` ones, or of `at_most` that are drawn.
 
     Raises UserError for an empty library, for one that holds something else, and for adapters of
-    different shapes or models, or with numbers that are not finite.
+    different shapes or models, of another rank than `rank`, or with numbers that are not finite.
     """
     loras, models = {}, {}
     for path in sorted(Path(folder).glob("[!.]*/")):
@@ -43,6 +44,9 @@ def load_library(folder: str | Path, wanted: list[str] | None = None,
                             "a library holds adapters of one model")
     if not loras:
         raise UserError(f"{folder} holds no adapter folder; train.py --mode lora makes a library")
+    if rank not in (None, found := sizes_of(loras[first])[1]):
+        raise UserError(f"--rank {rank}: the LoRAs in {folder} have rank {found}, and so will "
+                        "what recon trains; leave it out")
     return {name: loras[name] for name in select_tasks(loras, wanted, at_most)}, models[first]
 
 

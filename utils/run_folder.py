@@ -22,7 +22,7 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from utils.cli import UserError, first_line, on_interrupt, warn
+from utils.cli import UserError, first_line, note_other_load, on_interrupt, warn
 from utils.files import (atomic_folder, clear_scratch, lock_folder, read_json, sync, unlock,
                          write_json)
 from utils.modules import TARGETS
@@ -32,8 +32,9 @@ from utils.peft import same_model
 # ------------------------------------------------------------------------ what is recorded
 
 SETTINGS = ("mode", "model", "encoder", "tasks", "task", "max_tasks", "loras", "init", "arch",
-            "one_hot", "canonical", "recon_space", "steps", "batch_size", "lr", "seed", "describe",
-            "modules")
+            "one_hot", "canonical", "recon_space", "modules", "rank", "alpha", "steps",
+            "batch_size", "lr", "seed", "describe")
+LATER = {"modules": list(TARGETS), "rank": 8, "alpha": 16.0}    # what runs had without recording it
 WEIGHTS = ("t2l.safetensors", "adapter_model.safetensors")
 RESULTS = ("results.json", "results_validation.json", "results_library.json",
            "results_benchmarks.json")
@@ -74,7 +75,9 @@ def open_run(args: argparse.Namespace, out: Path) -> Iterator[bool]:
     with."""
     before = config_time(out)
     try:
-        yield is_finished(args, out)
+        if not (finished := is_finished(args, out)):
+            note_other_load(torch.get_num_threads())
+        yield finished
     except KeyboardInterrupt:
         raise KeyboardInterrupt(way_on(args, out, config_time(out) != before)) from None
     finally:
@@ -140,15 +143,18 @@ def check_new(args: argparse.Namespace, out: Path) -> None:
 
 def check_resumable(args: argparse.Namespace, out: Path) -> None:
     """UserError unless there is something to go on from, of a run with the same flags."""
-    usual = {"modules": args.modules and list(TARGETS)}      # of a run older than the flag
-    state, found = out / "train_state.pt", usual | recorded(out)
+    state, found = out / "train_state.pt", recorded(out)
     if not (found.get("finished") or found.get("mode") == "lora" or state.exists()):
         raise UserError(f"nothing to resume: {state} does not exist; a run writes it with "
                         "--save-every N")
     for key, value in settings(args).items():
-        if found.get(key) != value:
+        of_library = args.mode == "recon" and key in ("modules", "rank")
+        was = found.get(key, None if of_library else LATER.get(key))
+        if key == "tasks" and isinstance(was, str):      # before there could be several folders
+            was = [was]
+        if was != value:
             where = state if state.exists() else out / "config.json"
-            raise UserError(f"{where} says {key} = {found.get(key)!r}, the command line {value!r}; "
+            raise UserError(f"{where} says {key} = {was!r}, the command line {value!r}; "
                             + (other_steps(found, out) if key == "steps" else
                                "resume with the flags of the first run"))
     if found.get("finished") and found["mode"] != "lora" \
@@ -252,12 +258,13 @@ def check_same_t2l(path: str, found: dict, wanted: dict) -> None:
         raise UserError(f"--init {path}: it adapts {', '.join(found['modules'])}, this run "
                         f"{', '.join(wanted['modules'])}; --modules {' '.join(found['modules'])} "
                         "trains it on")
-    for key in ("arch", "emb_size", "n_layers", "modules", "rank", "base_model", "encoder",
-                "tasks"):
+    for key in ("arch", "emb_size", "n_layers", "modules", "rank", "alpha", "base_model",
+                "encoder", "tasks"):
         if found[key] != wanted[key] and not (key == "base_model"
                                               and same_model(found[key], wanted[key])):
             raise UserError(f"--init {path}: its {key} is {found[key]!r}, this run's "
-                            f"{wanted[key]!r}")
+                            f"{wanted[key]!r}"
+                            + (f"; give --{key} {found[key]}" if key in ("rank", "alpha") else ""))
 
 
 # ----------------------------------------------------------------------------- log and state
@@ -275,6 +282,21 @@ def step_lines(path: Path) -> list[tuple[int, str]]:
     return found
 
 
+MEAN_OF = 20               # steps: the loss of one depends on which tasks are in its batch
+
+
+def loss_text(log_file: Path) -> str:
+    """How the loss went: ", loss from 4.21 to 1.30", means of the first and the last steps."""
+    losses = losses_of([line for _, line in step_lines(log_file)])
+    n = min(MEAN_OF, len(losses) // 2)
+    return f", loss from {sum(losses[:n]) / n:.2f} to {sum(losses[-n:]) / n:.2f}" if n else ""
+
+
+def losses_of(lines: list[str]) -> list[float]:
+    found = (json.loads(line).get("loss") for line in lines)
+    return [loss for loss in found if isinstance(loss, int | float)]
+
+
 class StepLog:
     """log.jsonl, a line a step, and the progress bar.
 
@@ -290,6 +312,7 @@ class StepLog:
                  "from the log, not from the weights")
         with atomic_folder(path.parent) as scratch:
             (scratch / path.name).write_text("".join(lines), encoding="utf-8")
+        self.losses = losses_of(lines)                                   # of all steps so far
         self.file = open(path, "a", encoding="utf-8")
         self.bar = tqdm(initial=start, total=steps)
         self.unit, self.began = unit, time.perf_counter()
@@ -301,13 +324,20 @@ class StepLog:
         self.interrupted = True
         os.write(2, b"\ninterrupted: this step is finished first\n")    # safe within a print
 
-    def write(self, step: int, loss: float, lr: float, grad_norm: float, seen: int) -> None:
-        """One step; `seen` units since the start, for the speed."""
-        self.file.write(json.dumps({"step": step, "loss": round(loss, 5), "lr": lr,
-                                    "grad_norm": round(grad_norm, 5)}) + "\n")
+    def write(self, step: int, loss: float, lr: float, grad_norm: float, seen: int,
+              validation_loss: float | None = None) -> None:
+        """One step; `seen` units since the start, for the speed. The bar has the mean loss of the
+        last MEAN_OF steps."""
+        row = {"step": step, "loss": round(loss, 5), "lr": lr, "grad_norm": round(grad_norm, 5)}
+        if validation_loss is not None:
+            row["validation_loss"] = round(validation_loss, 5)
+        self.file.write(json.dumps(row) + "\n")
         self.file.flush()
+        self.losses.append(loss)
         rate = seen / (time.perf_counter() - self.began)
-        self.bar.set_postfix_str(f"loss {loss:.2f}, {rate:.0f} {self.unit}/s", refresh=False)
+        recent = self.losses[-MEAN_OF:]
+        self.bar.set_postfix_str(f"mean loss {sum(recent) / len(recent):.2f}, "
+                                 f"{rate:.0f} {self.unit}/s", refresh=False)
         self.bar.update()
 
     def __enter__(self) -> "StepLog":

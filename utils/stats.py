@@ -16,9 +16,10 @@ def interval(per_task: list[float], draws: int = 2000) -> tuple[float, float]:
 
 
 def print_tasks(scores: dict[str, dict[str, float]], label: str) -> None:
-    """The label's score on every task, three in a line."""
-    print(f"\n{label}, by task")
-    cells = [f"{task:30}{score:4.0f}" for task, score in scores[label].items()]
+    """The label's score on every task that has one above 0, three in a line."""
+    cells = [f"{task:30}{score:4.0f}" for task, score in scores[label].items() if score]
+    none = len(scores[label]) - len(cells)
+    print(f"\n{label}, by task" + (f"; the other {none} have 0" if none else ""))
     for start in range(0, len(cells), 3):
         print("   ".join(cells[start:start + 3]))
     print()

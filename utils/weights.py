@@ -32,6 +32,12 @@ def read_safetensors(path: str | Path) -> dict[str, Tensor]:
                         "fetch or save it again") from None
 
 
+def safetensors_metadata(path: str | Path) -> dict[str, str]:
+    """What a safetensors file says beside its tensors; {} where it says nothing."""
+    with safe_open(path, framework="pt") as file:
+        return file.metadata() or {}
+
+
 def read_shards(folder: Path) -> Iterator[tuple[str, dict[str, Tensor]]]:
     """(file name, its tensors) for the files of weights in a Hugging Face folder.
 

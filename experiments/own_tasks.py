@@ -1,8 +1,8 @@
 """Six small tasks as somebody could have them at work, to try and to measure training on own tasks.
 
-    python -m experiments.own_tasks out/office --wordings 16
-    python train.py --mode sft --init checkpoints/smollm2-135m --tasks out/office --steps 60 \\
-           --batch-size 16 --eval-samples 30 --out out/office-t2l
+    python -m experiments.own_tasks out/office/tasks --wordings 4
+    python train.py --mode sft --init checkpoints/smollm2-135m --tasks out/office/tasks \\
+           --steps 60 --batch-size 16 --eval-samples 30 --out out/office/t2l
 
 None is in the built-in suite. Each file has 32 instances to train on, as a file of 40 has by
 default, and 30 to test with; of its 20 wordings 1 to 16 are trained with, and the last 4 are always

@@ -1,4 +1,4 @@
-"""The language model: Mistral, Llama or Gemma-2, with the LoRA as an argument of its forward pass.
+"""The language model: Mistral, Llama, Qwen or Gemma-2; the LoRA is an argument of its forward pass.
 
     model, tokenizer = load_model(), load_tokenizer()     # SmolLM2-135M-Instruct, fetched once
     print(generate(model, tokenizer, ["What is the capital of France?"]))
@@ -18,7 +18,7 @@ from torch.utils.checkpoint import checkpoint
 
 from lora import TARGETS, LoRA, contiguous_by_layer, lora_linear, map_lora, split_layers
 from utils.cli import UserError, check_device
-from utils.download import default_model
+from utils.download import model_folder
 from utils.hf_config import read_decoder_config
 from utils.peft import check_one_each
 from utils.rope import rope_frequencies
@@ -46,7 +46,10 @@ class MistralConfig:
     max_position_embeddings: int
     eos_token_id: tuple[int, ...]
     name: str = ""                             # where the model comes from; recorded in adapters
+    folder: str = ""                           # where it is on this machine
     windowed: tuple[int, ...] = ()             # the layers that have the sliding window
+    biases: tuple[str, ...] = ()               # the projections that have one; Qwen2: q, k and v
+    qk_norm: bool = False                      # Qwen3: an RMSNorm over each head's q, and k
     llama3: dict | None = None     # factor, low_ and high_freq_factor, original_max_position_…
     gemma: bool = False            # four norms with 1 + w, GeGLU, embeddings times √d
     query_pre_attn_scalar: float | None = None         # scores / √this, not / √c
@@ -57,9 +60,9 @@ class MistralConfig:
 class RMSNorm(nn.Module):
     """x / rms(x) · weight, normalised in fp32 whatever the dtype; Gemma's weight is 1 + w."""
 
-    def __init__(self, cfg: MistralConfig):
+    def __init__(self, cfg: MistralConfig, width: int | None = None):
         super().__init__()
-        self.weight = nn.Parameter(torch.ones(cfg.hidden_size))
+        self.weight = nn.Parameter(torch.ones(width or cfg.hidden_size))
         self.eps, self.gemma = cfg.rms_norm_eps, cfg.gemma
 
     def forward(self, x: Tensor) -> Tensor:
@@ -97,10 +100,12 @@ class Attention(nn.Module):
         self.k, self.g = cfg.num_key_value_heads, cfg.num_attention_heads // cfg.num_key_value_heads
         self.c, d, self.cap = cfg.head_dim, cfg.hidden_size, cfg.attn_logit_softcapping
         self.scale = (cfg.query_pre_attn_scalar or self.c) ** -0.5
-        self.q_proj = nn.Linear(d, self.k * self.g * self.c, bias=False)
-        self.k_proj = nn.Linear(d, self.k * self.c, bias=False)
-        self.v_proj = nn.Linear(d, self.k * self.c, bias=False)
-        self.o_proj = nn.Linear(self.k * self.g * self.c, d, bias=False)
+        self.q_proj = nn.Linear(d, self.k * self.g * self.c, bias="q_proj" in cfg.biases)
+        self.k_proj = nn.Linear(d, self.k * self.c, bias="k_proj" in cfg.biases)
+        self.v_proj = nn.Linear(d, self.k * self.c, bias="v_proj" in cfg.biases)
+        self.o_proj = nn.Linear(self.k * self.g * self.c, d, bias="o_proj" in cfg.biases)
+        self.q_norm, self.k_norm = (RMSNorm(cfg, self.c) if cfg.qk_norm else nn.Identity()
+                                    for _ in "qk")
 
     def forward(self, x: Tensor, rope: Pair, mask: Tensor, adapter: dict[str, Pair],
                 cache: Pair | None, positions: Tensor) -> Tensor:
@@ -108,8 +113,8 @@ class Attention(nn.Module):
 
         # One sample's adapter meets its tokens in lora_linear, whichever projections it has.
         q, v, k = (self.project(m, x, adapter) for m in ("q_proj", "v_proj", "k_proj"))
-        q = rotate(q.view(b, t, self.k * self.g, self.c), rope)
-        k = rotate(k.view(b, t, self.k, self.c), rope)
+        q = rotate(self.q_norm(q.view(b, t, self.k * self.g, self.c)), rope)
+        k = rotate(self.k_norm(k.view(b, t, self.k, self.c)), rope)
         v = v.view(b, t, self.k, self.c)
 
         # With a cache: write our keys and values, read all up to here.
@@ -122,7 +127,8 @@ class Attention(nn.Module):
         return self.project("o_proj", self.attend(q, k, v, mask).reshape(b, t, -1), adapter)
 
     def project(self, module: str, x: Tensor, adapter: dict[str, Pair]) -> Tensor:
-        return lora_linear(x, getattr(self, module).weight, adapter.get(module))
+        linear = getattr(self, module)
+        return lora_linear(x, linear.weight, adapter.get(module), linear.bias)
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
         """q (b, t, h, c), k, v (b, T, k, c), mask (t, T) or (b, t, T), True: seen → (b, t, h, c).
@@ -262,19 +268,19 @@ class Mistral(nn.Module):
 
 def read_config(path: str | Path | None = None) -> MistralConfig:
     """A Hugging Face folder's config; UserError names what this decoder cannot honour."""
-    folder = Path(path) if path else default_model()
-    return MistralConfig(**read_decoder_config(folder / "config.json"))
+    return MistralConfig(**read_decoder_config(model_folder(path) / "config.json"))
 
 
 def load_model(path: str | Path | None = None, dtype: torch.dtype = torch.bfloat16,
                device: str = "cpu") -> Mistral:
-    """The model of a Hugging Face folder (None: the default model, fetched when missing).
+    """The model of a Hugging Face folder, or of a name on the hub that is in the cache (None: the
+    default model, fetched when missing).
 
     Weights already stored in `dtype` stay mapped to the file. Raises UserError for another
     family, and for weights that are missing, left over, cut off, not finite or of the wrong shape.
     """
     check_device(device)
-    folder = Path(path) if path else default_model()
+    folder = model_folder(path)
     cfg = read_config(folder)
     weights = read_model_weights(folder, cfg.tie_word_embeddings, cfg.num_hidden_layers)
     with torch.device("meta"):                           # no memory before the weights are there
@@ -284,7 +290,7 @@ def load_model(path: str | Path | None = None, dtype: torch.dtype = torch.bfloat
 
 def load_tokenizer(path: str | Path | None = None) -> Tokenizer:
     """A Hugging Face folder's tokenizer; UserError where it is not that of the model beside it."""
-    return read_chat_tokenizer(Path(path) if path else default_model())
+    return read_chat_tokenizer(model_folder(path))
 
 
 # ------------------------------------------------------------------------------- generation

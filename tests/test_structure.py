@@ -136,7 +136,7 @@ def line_count(file: Path) -> int:
 def test_functions_of_the_path_fit_a_screen_and_all_of_it_an_evening(tmp_path):
     files = [ROOT / name for name in PATH]
     assert too_long(files, 50) == []
-    assert sum(map(line_count, files)) <= 1500
+    assert sum(map(line_count, files)) <= 1600
     for lines, said in ((50, []), (51, ["a.py: f, 51 lines"])):
         (tmp_path / "a.py").write_text("class A:\n    @property\n    def f(self):\n"
                                        + (lines - 1) * "        1\n")

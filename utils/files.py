@@ -93,9 +93,8 @@ PICKLES = (".bin", ".pt", ".pth")
 
 
 def convert(model: str) -> str:
-    """The way out of a model whose weights are Python pickles."""
-    return ("such a file can run any code when it is opened, so it is not read here; convert it: "
-            "python -c \"from transformers import *; AutoModelForCausalLM.from_pretrained("
+    """The way out of a model with an old format: `model` is a folder, or its name on the hub."""
+    return ("convert it with transformers: python -c \"from transformers import *; AutoModelForCausalLM.from_pretrained("
             f"{model!r}, dtype='auto').save_pretrained('converted'); AutoTokenizer.from_pretrained("
             f"{model!r}).save_pretrained('converted')\", then --model converted")
 
@@ -108,7 +107,8 @@ def weight_files(folder: Path) -> dict[str, set[str] | None]:
     if not index.exists():
         pickles = sorted(path.name for path in folder.glob("*") if path.suffix in PICKLES)
         if pickles and not single.exists():
-            raise UserError(f"{folder} has no model.safetensors, only {pickles[0]}; "
+            raise UserError(f"{folder} has no model.safetensors, only {pickles[0]}, which may run "
+                            f"any code when it is opened and is not read here; "
                             f"{convert(str(folder))}")
         return {single.name: None}
 

@@ -251,7 +251,12 @@ def list_files(repository: str, hub: str) -> tuple[str, list[tuple[str, int, str
     if not any(path.endswith(".safetensors") for path, _, _ in files):
         pickles = [path for path in names if Path(path).suffix in PICKLES]
         raise UserError(f"{repository} lists no safetensors"
-                        + (f", only {pickles[0]}; {convert(repository)}" if pickles else ""))
+                        + (f", only {pickles[0]}, which may run any code when it is opened and is "
+                           f"not fetched; {convert(repository)}" if pickles else ""))
+    older = [path for path in names if path in ("tokenizer.model", "vocab.json", "vocab.txt")]
+    if older and "tokenizer.json" not in names:
+        raise UserError(f"{repository} lists no tokenizer.json, only {older[0]}; "
+                        f"{convert(repository)}")
     return version, files
 
 

@@ -3,7 +3,7 @@ import json
 import shutil
 
 import pytest
-from conftest import GOLDEN
+from conftest import GOLDEN, call
 from tokenizers import AddedToken, Tokenizer
 
 from mistral import load_tokenizer
@@ -132,7 +132,8 @@ def test_a_template_that_fails_is_one_line(template, said, tmp_path):
 
 
 @pytest.mark.parametrize("template, said, seconds", [
-    (LOOP, "ran for more than 0.3 seconds", 0.3), (DOUBLE, "MemoryError|ended its process", 60)])
+    (LOOP, "ran for more than 0.3 seconds", 0.3),
+    pytest.param(DOUBLE, "MemoryError|ended its process", 60, marks=pytest.mark.slow)])
 def test_a_template_that_loops_or_fills_the_memory(template, said, seconds, tmp_path, monkeypatch):
     """If only for one message."""
     template = QWEN25 + "{% if messages[0].content == 'go' %}" + template + "{% endif %}"
@@ -142,6 +143,29 @@ def test_a_template_that_loops_or_fills_the_memory(template, said, seconds, tmp_
         tokenizer.prompt("go")
     if template.count(LOOP):                                 # the process is gone afterwards
         assert tokenizer.template.worker.poll() is not None
+
+
+def test_a_qwen_from_the_hubs_cache_trains_and_answers(tiny_tasks, tmp_path, monkeypatch, capsys):
+    """By its name alone, with its own template; the adapter says that name."""
+    home, version = tmp_path / "cache" / "models--Qwen--Tiny-Qwen3", "0a" * 20
+    folder = shutil.copytree(GOLDEN / "qwen3", home / "snapshots" / version)
+    config = json.loads((folder / "config.json").read_text()) | {"max_position_embeddings": 128}
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "chat_template.jinja").write_text(QWEN3)
+    (home / "refs").mkdir()
+    (home / "refs" / "main").write_text(version)
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "cache"))
+    flags = ["--model", "Qwen/Tiny-Qwen3", "--encoder", GOLDEN / "bert", "--dtype"]
+    call("train", "--mode", "sft", *flags, "float32", "--tasks", tiny_tasks, "--steps", 20, "--lr",
+         0.01, "--batch-size", 4, "--eval-samples", 0, "--out", tmp_path / "run")
+    losses = [json.loads(line)["loss"] for line in open(tmp_path / "run" / "log.jsonl")]
+    assert sum(losses[-5:]) < 0.9 * sum(losses[:5])
+    assert "what its chat template writes, '<|im_start|>user" in capsys.readouterr().err
+    call("t2l", "Say it.", "--ckpt", tmp_path / "run", *flags, "float16", "--prompt", "hi",
+         "--out", tmp_path / "adapter")
+    assert "adapted: " in capsys.readouterr().out
+    said = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
+    assert said["base_model_name_or_path"] == "Qwen/Tiny-Qwen3"
 
 
 @pytest.mark.quick

@@ -46,7 +46,7 @@ class MistralConfig:
     max_position_embeddings: int
     eos_token_id: tuple[int, ...]
     name: str = ""                             # where the model comes from; recorded in adapters
-    folder: str = ""                           # where it is on this machine
+    source: str = ""                           # what --model takes to load it
     windowed: tuple[int, ...] = ()             # the layers that have the sliding window
     biases: tuple[str, ...] = ()               # the projections that have one; Qwen2: q, k and v
     qk_norm: bool = False                      # Qwen3: an RMSNorm over each head's q, and k
@@ -268,7 +268,8 @@ class Mistral(nn.Module):
 
 def read_config(path: str | Path | None = None) -> MistralConfig:
     """A Hugging Face folder's config; UserError names what this decoder cannot honour."""
-    return MistralConfig(**read_decoder_config(model_folder(path) / "config.json"))
+    folder = model_folder(path)
+    return MistralConfig(**read_decoder_config(folder / "config.json"), source=str(path or folder))
 
 
 def load_model(path: str | Path | None = None, dtype: torch.dtype = torch.bfloat16,
@@ -280,8 +281,7 @@ def load_model(path: str | Path | None = None, dtype: torch.dtype = torch.bfloat
     family, and for weights that are missing, left over, cut off, not finite or of the wrong shape.
     """
     check_device(device)
-    folder = model_folder(path)
-    cfg = read_config(folder)
+    folder, cfg = model_folder(path), read_config(path)
     weights = read_model_weights(folder, cfg.tie_word_embeddings, cfg.num_hidden_layers)
     with torch.device("meta"):                           # no memory before the weights are there
         load_weights(model := Mistral(cfg), weights, folder)

@@ -301,7 +301,7 @@ def check_model(t2l: T2L, cfg: MistralConfig) -> None:
     """UserError where a T2L's adapters do not fit the model, a warning where the names differ."""
     check_adapter_sizes("this T2L", t2l.cfg.base_model, (t2l.cfg.n_layers, t2l.cfg.modules),
                         cfg.name, (cfg.num_hidden_layers, adapted_modules(cfg)), "this trains one "
-                        f"for it: python train.py --mode sft --model {shlex.quote(cfg.folder)}")
+                        f"for it: python train.py --mode sft --model {shlex.quote(cfg.source)}")
 
 
 # ------------------------------------------------------------------------------ the command

@@ -243,7 +243,7 @@ def test_any_name_on_the_hub(server, tmp_path, monkeypatch):
     server.mood, server.asked = "", []
     folder = hub.fetch_model(NAMED, tmp_path / "ours")
     assert [row[1] for row in asked_for_weights(server)] == ["bytes=299995-"]
-    assert not [row for row in server.asked if row[0].endswith(f"/{SHA}/config.json")]   # it was there
+    assert not [row for row in server.asked if row[0].endswith(f"/{SHA}/config.json")]   # is there
     assert all((folder / name).read_bytes() == CONTENT[name] for name in files(folder))
     assert files(folder) == {"config.json", "model.safetensors", "1_Pooling/config.json"}
     assert folder == download.model_folder(NAMED) and model_name(folder, "x") == NAMED

@@ -61,7 +61,8 @@ class ChatTemplate:
             self.worker.wait()
         said = found.get("error") or (f"it ran for more than {seconds:g} seconds" if late else
                                       "it ended its process, perhaps for want of memory")
-        raise UserError(f"{self.where}: the chat template fails: {one_line(said)[:200]}")
+        raise UserError(f"{self.where}: the chat template fails: {one_line(said)[:200]}; it is in "
+                        "chat_template.jinja or tokenizer_config.json there")
 
 
 def stop(worker: subprocess.Popen) -> None:

@@ -94,7 +94,8 @@ PICKLES = (".bin", ".pt", ".pth")
 
 def convert(model: str) -> str:
     """The way out of a model with an old format: `model` is a folder, or its name on the hub."""
-    return ("convert it with transformers: python -c \"from transformers import *; AutoModelForCausalLM.from_pretrained("
+    return ("convert it with transformers: python -c \"from transformers import "
+            "AutoModelForCausalLM, AutoTokenizer; AutoModelForCausalLM.from_pretrained("
             f"{model!r}, dtype='auto').save_pretrained('converted'); AutoTokenizer.from_pretrained("
             f"{model!r}).save_pretrained('converted')\", then --model converted")
 

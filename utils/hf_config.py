@@ -121,8 +121,7 @@ def read_decoder_config(path: Path) -> dict:
         raise UserError(f"{path} lacks the field {', '.join(missing)}")
     if unknown := [f for f in unknown if found[f] not in (None, False) and f[:1] != "_"]:
         warn(f"{path}: fields that are not known here: {', '.join(unknown)}")
-    return derived(raw, rope) | {"name": model_name(path.parent, raw["_name_or_path"]),
-                                 "folder": str(path.parent)}
+    return derived(raw, rope) | {"name": model_name(path.parent, raw["_name_or_path"])}
 
 
 def model_name(folder: Path, said: str | None) -> str:

@@ -124,7 +124,8 @@ class Tokenizer:
                 raise
             after = ""                                    # it knows user messages only
         added = [t.content for t in self.tokenizer.get_added_tokens_decoder().values()]
-        ends = sorted((after.find(token), -len(token), token) for token in added if token in after)
+        ends = sorted((after.find(token), -len(token), token) for token in added
+                      if token in after and token.strip())
         end = ends[0][2] if ends else names.get("eos_token", "")
         if self.tokenizer.token_to_id(end) is None:
             raise UserError(f"{self.template.where}: its chat template writes {after[:60]!r} after "

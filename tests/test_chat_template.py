@@ -122,6 +122,7 @@ DOUBLE = ("{% set n = namespace(s='x') %}{% for a in range(99) %}{% set n.s = n.
     ("{{ ''.__class__.__mro__[1].__subclasses__() }}", "unsafe"), ("x", "leaves out the user's"),
     ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "recursion"),
     ("{{ messages[0].content }}<|im_end|>", ".*in which no token ends it"),
+    ("{{ messages[0].content ~ '\\ud83d' }}", "surrogates not allowed"),
     ("{{ messages[1].content }}", "has no")])
 def test_a_template_that_fails_is_one_line(template, said, tmp_path):
     folder = folder_with(template, tmp_path / "model")

@@ -65,7 +65,9 @@ def render(template: jinja2.Template, messages: list[dict], special: dict[str, s
         length += len(piece)
         if length > LENGTH:
             raise TemplateError(f"it writes more than {LENGTH:,} characters")
-    return "".join(pieces)
+    text = "".join(pieces)
+    text.encode()                       # half a surrogate pair is no character: an error here
+    return text
 
 
 def limit() -> None:

@@ -31,14 +31,15 @@ def lora_scale(alpha: float, rank: int) -> float:
 
 # ----------------------------------------------------------------------------- apply
 
-def lora_linear(x: Tensor, weight: Tensor, adapter: tuple[Tensor, Tensor] | None) -> Tensor:
+def lora_linear(x: Tensor, weight: Tensor, adapter: tuple[Tensor, Tensor] | None,
+                bias: Tensor | None = None) -> Tensor:
     """x (b, t, d_in) → (b, t, d_out): the frozen layer, plus the adapter's low-rank detour.
 
     `adapter` is one layer's A (r, d_in), B (d_out, r), shared by the whole batch, or one for each
     sample, A (b, r, d_in), B (b, d_out, r). In the second case @ is a batched matmul: x[i] (t,
     d_in) meets A[i] and B[i], and no adapter is copied for every token.
     """
-    y = F.linear(x, weight)
+    y = F.linear(x, weight, bias)
     if adapter is None:
         return y
 

@@ -1,4 +1,4 @@
-"""The language model: Mistral, Llama or Gemma-2, with the LoRA as an argument of its forward pass.
+"""The language model: Mistral, Llama, Qwen or Gemma-2; the LoRA is an argument of its forward pass.
 
     model, tokenizer = load_model(), load_tokenizer()     # SmolLM2-135M-Instruct, fetched once
     print(generate(model, tokenizer, ["What is the capital of France?"]))
@@ -18,7 +18,7 @@ from torch.utils.checkpoint import checkpoint
 
 from lora import MODULES, LoRA, contiguous_by_layer, lora_linear, map_lora, split_layers
 from utils.cli import UserError, check_device
-from utils.download import default_model
+from utils.download import model_folder
 from utils.hf_config import read_decoder_config
 from utils.peft import check_one_each
 from utils.rope import rope_frequencies
@@ -47,7 +47,10 @@ class MistralConfig:
     max_position_embeddings: int
     eos_token_id: tuple[int, ...]
     name: str = ""                             # where the model comes from; recorded in adapters
+    source: str = ""                           # what --model takes to load it
     windowed: tuple[int, ...] = ()             # the layers that have the sliding window
+    biases: tuple[str, ...] = ()               # the projections that have one; Qwen2: q, k and v
+    qk_norm: bool = False                      # Qwen3: an RMSNorm over each head's q, and k
     llama3: dict | None = None     # factor, low_ and high_freq_factor, original_max_position_…
     gemma: bool = False            # four norms with 1 + w, GeGLU, embeddings times √d
     query_pre_attn_scalar: float | None = None         # scores / √this, not / √c
@@ -58,9 +61,9 @@ class MistralConfig:
 class RMSNorm(nn.Module):
     """x / rms(x) · weight, normalised in fp32 whatever the dtype; Gemma's weight is 1 + w."""
 
-    def __init__(self, cfg: MistralConfig):
+    def __init__(self, cfg: MistralConfig, width: int | None = None):
         super().__init__()
-        self.weight = nn.Parameter(torch.ones(cfg.hidden_size))
+        self.weight = nn.Parameter(torch.ones(width or cfg.hidden_size))
         self.eps, self.gemma = cfg.rms_norm_eps, cfg.gemma
 
     def forward(self, x: Tensor) -> Tensor:
@@ -92,7 +95,8 @@ def rotate(x: Tensor, rope: Pair) -> Tensor:
 
 def project(part: nn.Module, module: str, x: Tensor, adapter: dict[str, Pair]) -> Tensor:
     """A Linear of a layer's part, and its LoRA where the adapter has one for it."""
-    return lora_linear(x, getattr(part, module).weight, adapter.get(module))
+    linear = getattr(part, module)
+    return lora_linear(x, linear.weight, adapter.get(module), linear.bias)
 
 
 class Attention(nn.Module):
@@ -103,10 +107,12 @@ class Attention(nn.Module):
         self.k, self.g = cfg.num_key_value_heads, cfg.num_attention_heads // cfg.num_key_value_heads
         self.c, d, self.cap = cfg.head_dim, cfg.hidden_size, cfg.attn_logit_softcapping
         self.scale = (cfg.query_pre_attn_scalar or self.c) ** -0.5
-        self.q_proj = nn.Linear(d, self.k * self.g * self.c, bias=False)
-        self.k_proj = nn.Linear(d, self.k * self.c, bias=False)
-        self.v_proj = nn.Linear(d, self.k * self.c, bias=False)
-        self.o_proj = nn.Linear(self.k * self.g * self.c, d, bias=False)
+        self.q_proj = nn.Linear(d, self.k * self.g * self.c, bias="q_proj" in cfg.biases)
+        self.k_proj = nn.Linear(d, self.k * self.c, bias="k_proj" in cfg.biases)
+        self.v_proj = nn.Linear(d, self.k * self.c, bias="v_proj" in cfg.biases)
+        self.o_proj = nn.Linear(self.k * self.g * self.c, d, bias="o_proj" in cfg.biases)
+        self.q_norm, self.k_norm = (RMSNorm(cfg, self.c) if cfg.qk_norm else nn.Identity()
+                                    for _ in "qk")
 
     def forward(self, x: Tensor, rope: Pair, mask: Tensor, adapter: dict[str, Pair],
                 cache: Pair | None, positions: Tensor) -> Tensor:
@@ -114,8 +120,8 @@ class Attention(nn.Module):
 
         # One sample's adapter meets its tokens in lora_linear, whichever projections it has.
         q, v, k = (project(self, m, x, adapter) for m in ("q_proj", "v_proj", "k_proj"))
-        q = rotate(q.view(b, t, self.k * self.g, self.c), rope)
-        k = rotate(k.view(b, t, self.k, self.c), rope)
+        q = rotate(self.q_norm(q.view(b, t, self.k * self.g, self.c)), rope)
+        k = rotate(self.k_norm(k.view(b, t, self.k, self.c)), rope)
         v = v.view(b, t, self.k, self.c)
 
         # With a cache: write our keys and values, read all up to here.
@@ -267,20 +273,20 @@ class Mistral(nn.Module):
 
 def read_config(path: str | Path | None = None) -> MistralConfig:
     """A Hugging Face folder's config; UserError names what this decoder cannot honour."""
-    folder = Path(path) if path else default_model()
-    return MistralConfig(**read_decoder_config(folder / "config.json"))
+    folder = model_folder(path)
+    return MistralConfig(**read_decoder_config(folder / "config.json"), source=str(path or folder))
 
 
 def load_model(path: str | Path | None = None, dtype: torch.dtype = torch.bfloat16,
                device: str = "cpu") -> Mistral:
-    """The model of a Hugging Face folder (None: the default model, fetched when missing).
+    """The model of a Hugging Face folder, or of a name on the hub that is in the cache (None: the
+    default model, fetched when missing).
 
     Weights already stored in `dtype` stay mapped to the file. Raises UserError for another
     family, and for weights that are missing, left over, cut off, not finite or of the wrong shape.
     """
     check_device(device)
-    folder = Path(path) if path else default_model()
-    cfg = read_config(folder)
+    folder, cfg = model_folder(path), read_config(path)
     weights = read_model_weights(folder, cfg.tie_word_embeddings, cfg.num_hidden_layers)
     with torch.device("meta"):                           # no memory before the weights are there
         load_weights(model := Mistral(cfg), weights, folder)
@@ -289,7 +295,7 @@ def load_model(path: str | Path | None = None, dtype: torch.dtype = torch.bfloat
 
 def load_tokenizer(path: str | Path | None = None) -> Tokenizer:
     """A Hugging Face folder's tokenizer; UserError where it is not that of the model beside it."""
-    return read_chat_tokenizer(Path(path) if path else default_model())
+    return read_chat_tokenizer(model_folder(path))
 
 
 # ------------------------------------------------------------------------------- generation

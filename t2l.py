@@ -14,6 +14,7 @@ r rank, z latent width.
 """
 import argparse
 import math
+import shlex
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
@@ -28,7 +29,7 @@ from encoder import Encoder, embed, encoder_for
 from lora import MODULES, TARGETS, LoRA, add_delta, in_order, lora_scale, map_lora, merge, save_peft
 from mistral import MistralConfig, generate, load_model, load_tokenizer, read_config
 from utils.cli import UserError, check_description, note, run, t2l_flags
-from utils.download import default_model
+from utils.download import model_folder
 from utils.files import atomic_folder, dump_json
 from utils.gguf_adapter import save_gguf
 from utils.library import LoRABuffers
@@ -316,7 +317,9 @@ def apply_lora(model: nn.Module, lora: LoRA | dict[str, Tensor],
 def check_model(t2l: T2L, cfg: MistralConfig) -> None:
     """UserError where a T2L's adapters do not fit the model, a warning where the names differ."""
     check_adapter_sizes("this T2L", t2l.cfg.base_model, (t2l.cfg.n_layers, t2l.cfg.modules),
-                        cfg.name, (cfg.num_hidden_layers, adapted_modules(cfg, t2l.cfg.modules)))
+                        cfg.name, (cfg.num_hidden_layers, adapted_modules(cfg, t2l.cfg.modules)),
+                        "this trains one for it: python train.py --mode sft --model "
+                        f"{shlex.quote(cfg.source)}")
 
 
 # ------------------------------------------------------------------------------ the command
@@ -357,14 +360,14 @@ def main() -> None:
     if args.prompt or args.merged or args.gguf:
         check_model(t2l, read_config(args.model))
     if args.gguf:
-        save_gguf(args.gguf, (lora_A, lora_B), args.model or default_model(), description)
+        save_gguf(args.gguf, (lora_A, lora_B), model_folder(args.model), description)
     if args.prompt:
         print_answers(args, (lora_A, lora_B))
     if args.out:
         save_peft(args.out, lora_A, lora_B, base_model=t2l.cfg.base_model, description=description,
                   encoder=encoder.name, hypernetwork=fingerprint(t2l))
     if args.merged:
-        merge_folder(args.model or default_model(), (lora_A, lora_B), args.merged, add_delta)
+        merge_folder(model_folder(args.model), (lora_A, lora_B), args.merged, add_delta)
 
     size = sum(w.numel() for side in (lora_A, lora_B) for w in side.values())
     print(f"adapter: {size:,} numbers in {seconds:.3f} s"

@@ -205,7 +205,7 @@ def train(setup: Setup, args: argparse.Namespace, log_file: Path,
             lr = optimizer.param_groups[0]["lr"] = args.lr * lr_schedule(step, args.steps)
 
             # ┌─ one training step ────────────────────────────────────────────────────────┐
-            with torch.autocast(args.device, torch.bfloat16, enabled=bf16):
+            with torch.autocast(torch.device(args.device).type, torch.bfloat16, enabled=bf16):
                 lora = lora_source.adapters(samples)             # one a sample; mtlora: one for all
 
             if setup.targets:                                     # recon: no language model

@@ -223,10 +223,12 @@ def drop_too_long(suite: Suite, tokenizer: Tokenizer, limit: int, describe: str)
 
     UserError names a task of which no training instance is left.
     """
+    around = len(tokenizer.prompt("x"))
+
     def fits(task: Task, pair: tuple) -> bool:
         longest = max(task.descriptions, key=len)
         sample = Sample(task.name, longest, pair[0], (max(pair[1], key=len),))
-        if len((longest + pair[0] + sample.answers[0]).encode()) + 32 <= limit:
+        if len((longest + pair[0] + sample.answers[0]).encode()) + around + 8 <= limit:
             return True                    # a token has at least one byte: no need to tokenise
         ids = tokenizer.prompt(message(sample, describe)) + tokenizer.answer(sample.answers[0])
         return len(ids) <= limit

@@ -606,7 +606,7 @@ def write_random_model(cfg: MistralConfig, folder: Path, shard_bytes: int = 2 <<
 
     # Index and config.
     write_json(folder / "model.safetensors.index.json", {"weight_map": index})
-    derived = ("name", "gemma", "windowed", "llama3")          # not fields of a config.json
+    derived = ("name", "source", "gemma", "windowed", "llama3", "biases", "qk_norm")   # no fields
     write_json(folder / "config.json", {"model_type": "mistral"} | {
         k: v for k, v in asdict(cfg).items() if k not in derived})
     return total

@@ -28,7 +28,7 @@ from t2l import T2L, save_t2l, t2l_config                                      #
 from utils import download                                                     # noqa: E402
 from utils.cli import UserError, run                                           # noqa: E402
 
-FAMILIES = ["mistral", "llama", "llama3", "gemma2"]
+FAMILIES = ["mistral", "llama", "llama3", "gemma2", "qwen2", "qwen3"]
 TINY = ["--model", GOLDEN / "llama", "--encoder", GOLDEN / "bert"]
 
 

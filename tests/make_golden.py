@@ -20,7 +20,8 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import (AutoModelForCausalLM, AutoTokenizer, BertConfig, BertModel, Gemma2Config,
                           Gemma2ForCausalLM, LlamaConfig, LlamaForCausalLM, MistralConfig,
-                          MistralForCausalLM)
+                          MistralForCausalLM, Qwen2Config, Qwen2ForCausalLM, Qwen3Config,
+                          Qwen3ForCausalLM)
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from utils import download                                                     # noqa: E402
@@ -115,6 +116,7 @@ def families() -> dict[str, Callable[[], torch.nn.Module]]:
     tokens, tied and untied, caps so low that they bend."""
     llama3 = {"rope_type": "llama3", "rope_theta": 100.0, "factor": 8.0, "low_freq_factor": 1.0,
               "high_freq_factor": 4.0, "original_max_position_embeddings": 32}
+    narrow = SIZES | {"intermediate_size": 40}
     return {
         "mistral": lambda: MistralForCausalLM(MistralConfig(
             **SIZES, sliding_window=7, head_dim=12, tie_word_embeddings=False)),
@@ -124,7 +126,12 @@ def families() -> dict[str, Callable[[], torch.nn.Module]]:
             **SIZES, tie_word_embeddings=False, rope_parameters=llama3)),
         "gemma2": lambda: Gemma2ForCausalLM(Gemma2Config(
             **SIZES, sliding_window=7, head_dim=12, query_pre_attn_scalar=20,
-            attn_logit_softcapping=3.0, final_logit_softcapping=5.0))}
+            attn_logit_softcapping=3.0, final_logit_softcapping=5.0)),
+        "qwen2": lambda: Qwen2ForCausalLM(Qwen2Config(
+            **narrow, tie_word_embeddings=True, use_sliding_window=True, sliding_window=7,
+            max_window_layers=1)),
+        "qwen3": lambda: Qwen3ForCausalLM(Qwen3Config(
+            **narrow, head_dim=12, tie_word_embeddings=False))}
 
 
 def main() -> None:

@@ -9,7 +9,7 @@ from conftest import ROOT, command, refused, train_tiny
 
 from train import SAMPLES_PER_TASK
 from utils import cli
-from utils.cli import UserError, note_other_load, run
+from utils.cli import Parser, UserError, note_other_load, run
 
 pytestmark = pytest.mark.quick
 
@@ -111,6 +111,34 @@ def test_threads(tiny_tasks, tmp_path):
                                          ("--save-every", -1), ("--eval-samples", -1)])
 def test_numbers_that_make_no_sense(flag, value):
     assert flag in refused("train", "--mode", "mtlora", flag, value)
+
+
+@pytest.mark.parametrize("device, said", [
+    ("cuda:7", "--device cuda:7: PyTorch finds no CUDA device"), ("mps", "finds no Apple GPU"),
+    ("tpu", "expected cpu, cuda, cuda:N or mps, found 'tpu'"), ("cuda:x", "found 'cuda:x'")])
+def test_devices_that_are_not_there(device, said, monkeypatch):
+    """In recon, too, which loads no language model."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    for module, flags in (("train", ["--mode", "recon", "--loras", "x"]), ("eval", [])):
+        assert said in refused(module, *flags, "--device", device)
+
+
+def test_devices_that_are_there(monkeypatch, capsys):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    parser = Parser("Try it.")
+    parser.models("x")
+    for device in ("cpu", "cuda", "cuda:1", "mps"):
+        assert parser.parse_args(["--device", device]).device == device
+        assert ("never tried" in capsys.readouterr().err) == (device == "mps")
+    with pytest.raises(UserError, match="there are 2 CUDA devices, and the first is cuda:0"):
+        parser.parse_args(["--device", "cuda:2"])
+
+
+def test_float16_is_not_for_training():
+    assert "use bfloat16" in refused("train", "--mode", "sft", "--dtype", "float16")
 
 
 @pytest.mark.parametrize("flags, said", [

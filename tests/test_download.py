@@ -7,6 +7,7 @@ import zipfile
 import pytest
 from conftest import GOLDEN
 
+from mistral import load_model
 from utils import download
 from utils.cli import UserError
 from utils.tokenizer import read_chat_tokenizer
@@ -97,6 +98,14 @@ def test_an_empty_variable_is_as_if_it_were_not_set(value, tmp_path, monkeypatch
     monkeypatch.setenv("HOME", str(tmp_path))
     assert download.cache_folder() == tmp_path / ".cache" / "text-to-lora"
     assert download.hub.endpoint() == "https://huggingface.co"
+
+
+def test_a_folder_with_pickles_only_says_how_to_convert_it(tmp_path):
+    shutil.copytree(GOLDEN / "llama", tmp_path / "model")
+    (tmp_path / "model" / "model.safetensors").rename(tmp_path / "model" / "pytorch_model.bin")
+    with pytest.raises(UserError, match="only pytorch_model.bin, .*convert it with transformers: "
+                                        "python -c"):
+        load_model(tmp_path / "model")
 
 
 def cut_off(folder):

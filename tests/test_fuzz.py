@@ -69,7 +69,8 @@ def authors_folder(folder):
 def model_folder(folder):
     shutil.copytree(GOLDEN / "llama", folder, ignore=shutil.ignore_patterns("adapter", "expected*"))
     (folder / "tokenizer_config.json").write_text(json.dumps(
-        {"bos_token": "<s>", "chat_template": "{{ messages[0]['content'] }}"}))
+        {"bos_token": "<s>", "eos_token": "<|im_end|>",
+         "chat_template": "{{ messages[0]['content'] }}"}))
 
 
 def sharded_folder(folder):

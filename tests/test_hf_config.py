@@ -25,7 +25,14 @@ pytestmark = pytest.mark.quick
      "partial_rotary_factor=0.5"),
     ("llama", {"sliding_window": 8}, "sliding_window=8"),
     ("mistral", {"attn_logit_softcapping": 5.0}, "attn_logit_softcapping=5.0"),
-    ("llama", {"model_type": "qwen2", "use_mrope": False}, "model_type='qwen2', use_mrope"),
+    ("llama", {"model_type": "phi3", "use_mrope": False}, "model_type='phi3', use_mrope"),
+    ("mistral", {"attention_bias": True}, "attention_bias=True"),
+    ("llama", {"mlp_bias": True}, "mlp_bias=True"),
+    ("qwen2", {"rope_parameters": {"rope_type": "yarn", "factor": 4.0}}, "rope_type='yarn'"),
+    ("qwen2", {"use_sliding_window": "yes"}, "use_sliding_window='yes'"),
+    ("qwen2", {"use_sliding_window": False}, "sliding_attention, but no window for it"),
+    ("qwen3", {"max_window_layers": None}, "max_window_layers=None"),
+    ("qwen3", {"attn_logit_softcapping": 5.0}, "attn_logit_softcapping=5.0"),
     ("llama3", {"rope_parameters": {"rope_type": "llama3", "factor": 2}}, "low_freq_factor"),
     ("mistral", {"hidden_act": "gelu"}, "hidden_act='gelu'"),
     ("gemma2", {"layer_types": ["chunked_attention"] * 3}, "layer_types"),
@@ -51,6 +58,15 @@ def test_what_a_config_does_not_say_and_what_is_not_known(tmp_path, capsys):
     (tmp_path / "config.json").write_text(json.dumps(config | {"model_type": "gemma2"}))
     cfg = read_config(tmp_path)
     assert (cfg.head_dim, cfg.windowed, cfg.final_logit_softcapping) == (256, (0,), 30.0)
+    few = {"num_key_value_heads": 2, "max_window_layers": 1}
+    for family, head_dim in (("qwen2", 8), ("qwen3", 128)):
+        for on in (False, True):
+            (tmp_path / "config.json").write_text(json.dumps(
+                config | few | {"model_type": family, "use_sliding_window": on}))
+            cfg = read_config(tmp_path)
+            assert (cfg.head_dim, cfg.windowed) == (head_dim, (1,) if on else ())
+            assert (cfg.biases[-1:], cfg.qk_norm) == \
+                ((), True) if family == "qwen3" else (("v_proj",), False)
     assert capsys.readouterr().err == ""
 
 

@@ -15,13 +15,15 @@ from pathlib import Path
 import pytest
 
 from experiments.benchmark_formats import READERS
-from utils import hub
+from utils import download, hub
 from utils.cli import UserError
+from utils.hf_config import model_name
 
 
 pytestmark = pytest.mark.quick
 
 REPOSITORY = hub.MODELS["gte-large"].repository
+NAMED = "some-org/My-Model_1.5"
 
 ESCAPES = "model/../../../escaped.safetensors"              # what a bad hub would have us write
 
@@ -59,12 +61,15 @@ class BadHub(BaseHTTPRequestHandler):
         if self.mood in ("401", "403", "404"):
             return self.send_error(int(self.mood))
         if self.path.startswith("/api/"):
+            content = {"pickles": {"config.json": b"{}", "pytorch_model.bin": b""},
+                       "old": {"model.safetensors": b"", "tokenizer.model": b""}}.get(
+                self.mood, CONTENT)
             body = json.dumps({"sha": BadHub.sha, "siblings": [
                 {"rfilename": name, "size": len(data),
                  **({"lfs": {"sha256": hashlib.sha256(data).hexdigest()}, "blobId": "x"}
                     if name == "model.safetensors" else {"blobId": hashlib.sha1(
                         f"blob {len(data)}\0".encode() + data).hexdigest()})}
-                for name, data in CONTENT.items()]}).encode()
+                for name, data in content.items()]}).encode()
             return self.say(body)
         if self.path.startswith("/packed/"):
             return self.say(PACKED[self.path.removeprefix("/packed/")])
@@ -219,6 +224,71 @@ def test_natural_instructions_are_cloned_once(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", "")
     with pytest.raises(UserError, match="git is needed"):
         hub.fetch_sni(tmp_path / "another")
+
+
+def test_any_name_on_the_hub(server, tmp_path, monkeypatch):
+    """It lies as in Hugging Face's own cache, so its folder tells its name; found there at once by
+    model_folder, and in that cache, too; what is cut off goes on."""
+    monkeypatch.setenv("T2L_CACHE", str(tmp_path / "ours"))
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "theirs"))
+    mend = f"python -m utils.download --model {NAMED}"
+    with pytest.raises(UserError, match=f"{NAMED} is neither a folder nor .*theirs .*: {mend}$"):
+        download.model_folder(NAMED)
+    server.mood = "too short"
+    with pytest.raises(UserError, match="broke off"):
+        hub.fetch_model(NAMED, tmp_path / "ours")
+    with pytest.raises(UserError, match=mend):                          # nothing half is used
+        download.model_folder(NAMED)
+
+    server.mood, server.asked = "", []
+    folder = hub.fetch_model(NAMED, tmp_path / "ours")
+    assert [row[1] for row in asked_for_weights(server)] == ["bytes=299995-"]
+    assert not [row for row in server.asked if row[0].endswith(f"/{SHA}/config.json")]   # is there
+    assert all((folder / name).read_bytes() == CONTENT[name] for name in files(folder))
+    assert files(folder) == {"config.json", "model.safetensors", "1_Pooling/config.json"}
+    assert folder == download.model_folder(NAMED) and model_name(folder, "x") == NAMED
+    before = len(server.asked)
+    assert hub.fetch_model(NAMED, tmp_path / "ours") == folder and len(server.asked) == before
+
+    # Moved into Hugging Face's cache; there a half-fetched one is passed over.
+    (tmp_path / "ours").rename(tmp_path / "theirs")
+    there = tmp_path / "theirs" / folder.relative_to(tmp_path / "ours")
+    assert download.model_folder(NAMED) == there
+    (there / "model.safetensors").unlink()
+    with pytest.raises(UserError, match=mend):
+        download.model_folder(NAMED)
+
+
+@pytest.mark.parametrize("mood, said", [
+    ("pickles", "no safetensors, only pytorch_model.bin, which may run any code"),
+    ("old", "no tokenizer.json, only tokenizer.model")])
+def test_a_repository_in_an_old_format(mood, said, server, tmp_path):
+    server.mood = mood
+    with pytest.raises(UserError, match=f"{said}.*python -c .*from_pretrained.'{NAMED}'"):
+        hub.fetch_model(NAMED, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name, good", [
+    ("Qwen/Qwen2.5-0.5B-Instruct", True), ("a/b", True), ("a", False), ("a/b/c", False),
+    ("../b", False), ("a/..", False), ("a/../b", False), ("/a", False), ("a--b/c", False),
+    ("a/b?x", False), ("a/b\n", False), (".a/b", False)])
+def test_what_is_a_name_on_the_hub(name, good):
+    """Nothing that leads out of the cache, or would be read back as another name."""
+    assert hub.is_name(name) is good
+
+
+@pytest.mark.parametrize("variables, expected", [
+    ({"HF_HUB_CACHE": "/a"}, "/a"), ({"HF_HOME": "/b"}, "/b/hub"),
+    ({"XDG_CACHE_HOME": "/c"}, "/c/huggingface/hub"),
+    ({"HF_HOME": "/b", "XDG_CACHE_HOME": "/c", "HF_HUB_CACHE": ""}, "/b/hub"),
+    ({"HOME": "/d"}, "/d/.cache/huggingface/hub")])
+def test_where_hugging_faces_cache_is(variables, expected, monkeypatch):
+    for name in ("HF_HUB_CACHE", "HF_HOME", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert hub.hub_cache() == Path(expected)
 
 
 def test_no_network_and_no_such_model(monkeypatch, tmp_path):

@@ -43,8 +43,9 @@ def test_the_comparison_notices_a_wrong_adapter(broken):
     assert (logits - expected["lora_logits"]).abs().max() > 1e-2
 
 
-def test_one_adapter_per_sample_equals_each_alone_and_merged():
-    model, (A, B), expected = setup("llama")
+@pytest.mark.parametrize("name", ["llama", "qwen2", "qwen3"])         # qwen2's modules have biases
+def test_one_adapter_per_sample_equals_each_alone_and_merged(name):
+    model, (A, B), expected = setup(name)
     b, ids = 3, expected["ids"]
     A = {m: torch.stack([w + 0.1 * torch.randn_like(w) for _ in range(b)]) for m, w in A.items()}
     B = {m: torch.stack([w + 0.1 * torch.randn_like(w) for _ in range(b)]) for m, w in B.items()}

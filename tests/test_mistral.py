@@ -50,7 +50,9 @@ def test_long_sequences_use_the_fused_kernel_and_agree(name, monkeypatch):
     ("no rope", "llama"), ("interleaved rope", "llama"), ("no window", "mistral"),
     ("one theta", "llama"), ("not stretched", "llama3"), ("no window", "gemma2"),
     ("window everywhere", "gemma2"), ("w for 1 + w", "gemma2"), ("scores not capped", "gemma2"),
-    ("logits not capped", "gemma2"), ("usual scale", "gemma2"), ("silu", "gemma2")])
+    ("logits not capped", "gemma2"), ("usual scale", "gemma2"), ("silu", "gemma2"),
+    ("no bias", "qwen2"), ("no window", "qwen2"), ("window everywhere", "qwen2"),
+    ("no q norm", "qwen3"), ("no k norm", "qwen3")])
 def test_the_comparison_notices_a_wrong_model(broken, name, monkeypatch):
     model, expected = loaded(name)
     layers = model.model["layers"]
@@ -67,6 +69,10 @@ def test_the_comparison_notices_a_wrong_model(broken, name, monkeypatch):
             layer.self_attn.cap = None
         if broken == "usual scale":
             layer.self_attn.scale = layer.self_attn.c ** -0.5
+        if broken == "no bias":
+            layer.self_attn.q_proj.bias = None
+        if broken in ("no q norm", "no k norm"):
+            setattr(layer.self_attn, f"{broken[3]}_norm", torch.nn.Identity())
         if broken == "silu":
             layer.mlp.act = torch.nn.functional.silu
     if broken == "no rope":
@@ -158,12 +164,16 @@ def test_live_parity_on_random_sizes(name, tmp_path):
     pick = lambda *values: values[int(torch.randint(len(values), ()))]          # noqa: E731
     torch.seed()
     k, g, c = pick(1, 2, 3), pick(1, 2, 4), pick(8, 10, 16)
-    kind = {"mistral": "Mistral", "gemma2": "Gemma2"}.get(name, "Llama")
+    kind = {"llama3": "Llama"}.get(name, name.capitalize())
     sizes = dict(vocab_size=pick(50, 77), hidden_size=pick(24, 48), intermediate_size=pick(32, 56),
                  num_hidden_layers=pick(1, 2, 4), num_attention_heads=k * g, head_dim=c,
                  num_key_value_heads=k, rope_theta=pick(100.0, 1e5),
                  tie_word_embeddings=pick(True, False))
-    if name in ("mistral", "gemma2"):
+    if name in ("qwen2", "qwen3"):
+        sizes |= dict(use_sliding_window=pick(True, False), max_window_layers=pick(0, 1, 3))
+    if name in ("llama", "qwen3"):
+        sizes["attention_bias"] = pick(True, False)
+    if name in ("mistral", "gemma2", "qwen2", "qwen3"):
         sizes["sliding_window"] = pick(3, 8)
     if name == "gemma2":
         sizes |= dict(query_pre_attn_scalar=pick(5, 40), attn_logit_softcapping=pick(2.0, 50.0),

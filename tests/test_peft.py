@@ -95,7 +95,7 @@ def test_layers_of_another_tower_are_not_the_language_models(tmp_path):
         assert load_peft(tmp_path / "both")[0]["q_proj"].any()
 
 
-@pytest.mark.parametrize("name", ["llama", "mistral"])
+@pytest.mark.parametrize("name", ["llama", "mistral", "qwen2"])
 def test_a_merged_folder_is_the_model_with_the_adapter(name, tmp_path):
     model, lora, expected = setup(name)
     source = tmp_path / "sharded"                       # mistral's, cut into two files

@@ -109,16 +109,20 @@ CHATML = ("{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }
     ({"tokenizer_config__json": {"bos_token": {"content": "<|im_start|>"}, "chat_template": [
         {"name": "tools", "template": "x"}, {"name": "default", "template": CHATML}]}}, ""),
     ({"tokenizer_config__json": {"chat_template": None}}, ""),
-    ({"chat_template__jinja": "### User: {{ messages[0]['content'] }}"}, "'### User: hi', but"),
-    ({"chat_template__json": {"chat_template": CHATML + "Well: "}}, "assistant.nWell: ', but"),
-    ({"chat_template__jinja": "Hello. " + CHATML}, "'Hello. <.im_start.>user"),
-    ({"chat_template__jinja": "{% for"}, "no prompt"),
-    ({"chat_template__jinja": "{{ ''.__class__.__mro__[1].__subclasses__() }}"}, "no prompt"),
-    ({"chat_template__jinja": "{{ raise_exception('no') }}"}, "no prompt .no.")])
+    ({"chat_template__jinja": "### User: {{ messages[0]['content'] }}<|im_end|>",
+      "special_tokens_map__json": {"eos_token": "<|im_end|>"}}, "'### User: hi<.im_end.>'"),
+    ({"chat_template__json": {"chat_template": CHATML + "Well: "}}, "assistant.nWell: '"),
+    ({"chat_template__jinja": "Hello. " + CHATML}, "'Hello. <.im_start.>user")])
 def test_a_chat_template_other_than_the_familys(files, said, tmp_path, capsys):
-    load_tokenizer(beside(tmp_path, **files))
+    """The four formats stay, with or without a default system message; else it is the template's,
+    which is said, and the ids are others."""
+    plain = load_tokenizer(GOLDEN / "llama").prompt("hi")
+    tokenizer = load_tokenizer(beside(tmp_path, **files))
     err = capsys.readouterr().err
-    assert re.search(f"its chat template writes .*{said}", err) if said else err == ""
+    assert re.search(f"prompts are what its chat template writes, .*{said}", err) if said \
+        else err == ""
+    assert (tokenizer.prompt("hi") != plain) == bool(said)
+    assert tokenizer.answer("a")[-1] == 2                                    # <|im_end|>
 
 
 def test_added_tokens_beyond_the_embeddings(tmp_path):

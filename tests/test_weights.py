@@ -46,7 +46,7 @@ def broken_model(tmp_path, kind: str):
     elif kind == "another family":
         config["model_type"] = "gpt2"
     elif kind == "biases":
-        config["attention_bias"] = True
+        config["mlp_bias"] = True
     elif kind == "scaled rope":
         config["rope_parameters"] = {"rope_type": "yarn", "rope_theta": 1e4}
     elif kind == "field missing":
@@ -74,7 +74,7 @@ def broken_model(tmp_path, kind: str):
 @pytest.mark.parametrize("kind, said", [
     ("no safetensors", "model.safetensors does not exist"),
     ("truncated", "not a complete safetensors"),
-    ("another family", "model_type='gpt2'"), ("biases", "attention_bias=True"),
+    ("another family", "model_type='gpt2'"), ("biases", "mlp_bias=True"),
     ("scaled rope", "rope_type='yarn'"), ("field missing", "intermediate_size"),
     ("config not json", "not readable as JSON"), ("tensor missing", "up_proj.weight is missing"),
     ("tensor extra", "model.extra"), ("wrong shape", r"up_proj.weight is \(3, 4\)"),

@@ -7,6 +7,7 @@ import difflib
 import errno
 import os
 import random
+import re
 import signal
 import sys
 import threading
@@ -44,16 +45,18 @@ class Parser(argparse.ArgumentParser):
 
     def models(self, encoder: str) -> None:
         """Which two models, where and how precisely; `encoder` says what is used unless given."""
-        self.folder("--model", "a Hugging Face folder", "SmolLM2-135M-Instruct")
+        self.folder("--model", "a Hugging Face folder, or org/name as on its hub",
+                    "SmolLM2-135M-Instruct")
         self.folder("--encoder", "a Hugging Face encoder folder, or base: the language model",
                     encoder)
-        self.add_argument("--device", choices=["cpu", "cuda"], default="cpu",
-                          help="where the language model runs and training happens")
+        self.add_argument("--device", type=device_name, default="cpu",
+                          help="where the language model runs and training happens: cpu, cuda, "
+                          "cuda:N or mps")
         self.add_argument("--threads", type=int, metavar="N",
                           help="CPU threads (default: PyTorch's own choice)%(default).0s")
-        self.add_argument("--dtype", choices=["bfloat16", "float32"], default="bfloat16",
-                          help="the language model's precision, and that of what is saved; what "
-                          "is trained is float32")
+        self.add_argument("--dtype", choices=["bfloat16", "float16", "float32"],
+                          default="bfloat16", help="the language model's precision, and that of "
+                          "what is saved; what is trained is float32; float16: not for training")
 
     def tasks(self) -> None:
         self.add_argument("--tasks", metavar="DIR", nargs="+", default=None,
@@ -65,6 +68,10 @@ class Parser(argparse.ArgumentParser):
         args = super().parse_args(*given)
         if getattr(args, "threads", None) is not None:
             use_threads(args.threads)
+        if hasattr(args, "device"):
+            check_device(args.device)
+            if args.device == "mps":
+                warn("--device mps: never tried by those who wrote this; expect surprises")
         return args
 
     def renamed(self, flag: str, new: str) -> None:
@@ -229,11 +236,27 @@ def composed(name: str) -> str:
     return unicodedata.normalize("NFC", name)
 
 
+def device_name(given: str) -> str:
+    """The text of --device, if it is one that is known here."""
+    if not re.fullmatch(r"cpu|mps|cuda(:\d{1,3})?", given, re.ASCII):
+        raise argparse.ArgumentTypeError(f"expected cpu, cuda, cuda:N or mps, found {given!r}")
+    return given
+
+
 def check_device(device: str) -> None:
     """UserError for a device that PyTorch does not find."""
+    if device == "cpu":
+        return
     import torch                                     # slow; the downloads do without
-    if device == "cuda" and not torch.cuda.is_available():
-        raise UserError("--device cuda: PyTorch finds no CUDA device; leave it out for the CPU")
+    kind, _, number = str(device).partition(":")
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise UserError(f"--device {device}: PyTorch finds no CUDA device; leave it out for the "
+                        "CPU")
+    if kind == "cuda" and number and int(number) >= (count := torch.cuda.device_count()):
+        raise UserError(f"--device {device}: there are {count} CUDA devices, and the first is "
+                        "cuda:0")
+    if kind == "mps" and not torch.backends.mps.is_available():
+        raise UserError("--device mps: PyTorch finds no Apple GPU; leave it out for the CPU")
 
 
 def use_threads(n: int) -> None:
@@ -490,6 +513,11 @@ def check_train_flags(args: argparse.Namespace, samples_per_task: int) -> None:
     if args.mode == "lora" and args.batch_size % samples_per_task:
         raise UserError(f"--batch-size {args.batch_size} is no multiple of {samples_per_task}, the "
                         "samples of each task in a batch")
+
+    if args.dtype == "float16":
+        raise UserError("--dtype float16 is not for training, in which small gradients would "
+                        "become 0; use bfloat16, as fast and as small, or float32 (t2l.py and "
+                        "eval.py take float16)")
 
     # Flags that belong to other modes.
     for flag, modes in USED_BY.items():

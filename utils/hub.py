@@ -1,6 +1,7 @@
 """Downloads for people with internet: models, the ten benchmarks, natural-instructions.
 
     python -m utils.download --model mistral-7b            # comes here
+    python -m utils.download --model Qwen/Qwen2.5-0.5B-Instruct
     HF_TOKEN=hf_… python -m utils.download --model gemma-2-2b
     python -m utils.download --benchmarks --sni
 
@@ -10,6 +11,7 @@ what an address serves can change). What was cut off goes on where it stopped. A
 cache folder; $HF_ENDPOINT names another server.
 """
 import functools
+import glob
 import gzip
 import hashlib
 import http.client
@@ -33,7 +35,7 @@ from safetensors import SafetensorError, safe_open
 from tqdm import tqdm
 
 from utils.cli import UserError
-from utils.files import read_json, weight_files
+from utils.files import PICKLES, convert, read_json, weight_files
 
 TROUBLE = (urllib.error.URLError, http.client.HTTPException, OSError, ValueError, KeyError,
            TypeError, RecursionError)
@@ -55,7 +57,9 @@ MODELS = {
     "gemma-2-2b": Model("google/gemma-2-2b-it", "Gemma Terms of Use"),
     "gte-large": Model("Alibaba-NLP/gte-large-en-v1.5", "Apache-2.0")}
 WANTED = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json",
+          "special_tokens_map.json", "chat_template.jinja", "chat_template.json",
           "model.safetensors.index.json", "1_Pooling/config.json")
+NAME = re.compile(r"(?!.*--|.*\.\.)[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
 
 
 def server_of(url: str) -> tuple[str, str]:
@@ -163,38 +167,97 @@ def wanted(path: str) -> bool:
     return path in WANTED or bool(re.fullmatch(r"model(-\d+-of-\d+)?\.safetensors", path))
 
 
-def fetch_model(name: str, cache: Path) -> Path:
-    """A model's folder in the cache, whole or not there under that name."""
-    if name not in MODELS:
-        raise UserError(f"no model {name!r}; choose from {', '.join(MODELS)}")
-    model, hub = MODELS[name], endpoint()
-    folder = cache / model.repository.split("/")[1]
-    if folder.is_dir():
-        return folder
-    print(f"fetching {model.repository} ({model.licence}) from {hub}", file=sys.stderr)
+def is_name(text: str) -> bool:
+    """Whether a text is like org/name, a model's name on the hub."""
+    return bool(NAME.fullmatch(text))
+
+
+def hub_cache() -> Path:
+    """The folder in which Hugging Face's libraries keep what they fetch."""
+    home = os.environ.get("HF_HOME") or os.path.join(
+        os.environ.get("XDG_CACHE_HOME") or "~/.cache", "huggingface")
+    return Path(os.path.expanduser(os.environ.get("HF_HUB_CACHE") or os.path.join(home, "hub")))
+
+
+def snapshot(cache: Path, repository: str) -> Path | None:
+    """The newest version of a repository in a cache that is laid out as Hugging Face's; None where
+    there is none, or where its config or weights were never fetched."""
+    home = cache / f"models--{repository.replace('/', '--')}"
     try:
-        with opened(f"{hub}/api/models/{model.repository}?blobs=true") as answer:
-            listing = json.load(answer)
-        files = [(file["rfilename"], file["size"], (file.get("lfs") or {}).get("sha256")
-                  or file["blobId"]) for file in listing["siblings"] if wanted(file["rfilename"])]
-        version = listing["sha"]
-        if not re.fullmatch("[0-9a-f]{40}", version):
-            raise ValueError(f"its version is {version!r}")
-        if not any(path.endswith(".safetensors") for path, _, _ in files):
-            raise ValueError("it lists no safetensors")
-    except TROUBLE as error:
-        raise UserError(f"{hub} could not be asked for the files of {model.repository}: "
-                        f"{error}") from None
-    scratch = cache / f"{folder.name}.{version[:12]}.part"
-    for other in set(cache.glob(f"{folder.name}.*.part")) - {scratch}:
+        version = (home / "refs" / "main").read_text().strip()
+    except (OSError, ValueError):
+        return None
+    if not re.fullmatch("[0-9a-f]{40}", version):
+        return None
+    return complete(home / "snapshots" / version)
+
+
+def complete(folder: Path) -> Path | None:
+    """The folder of a model if it has a config and weights, of whatever kind."""
+    weights = [*folder.glob("*.safetensors"), *folder.glob("*.bin")]
+    return folder if (folder / "config.json").exists() and weights else None
+
+
+def fetch_model(name: str, cache: Path) -> Path:
+    """A model's folder in the cache, whole or not there under that name: `name` is of MODELS, or
+    the model's on the hub, which the folder's path then tells as in Hugging Face's own cache."""
+    if name not in MODELS and not is_name(name):
+        raise UserError(f"no model {name!r}; choose from {', '.join(MODELS)}, or give org/name as "
+                        f"on {endpoint()}")
+    model, hub = MODELS.get(name) or Model(name, "its licence is on its page there"), endpoint()
+    home = cache / f"models--{name.replace('/', '--')}"
+    folder = cache / model.repository.split("/")[1] if name in MODELS else snapshot(cache, name)
+    if folder and folder.is_dir():
+        return folder
+
+    # What is there?
+    print(f"fetching {model.repository} ({model.licence}) from {hub}", file=sys.stderr)
+    version, files = list_files(model.repository, hub)
+    folder = folder or home / "snapshots" / version
+
+    # One file after the other, then all of them under their name.
+    scratch = folder.parent / f"{model.repository.split('/')[1]}.{version[:12]}.part"
+    for other in set(folder.parent.glob(f"{glob.escape(scratch.name[:-18])}.*.part")) - {scratch}:
         shutil.rmtree(other)                            # begun when the hub had another version
     for path, size, digest in files:
         if (scratch / path).exists():                   # of an earlier, interrupted run
             continue
         fetch_file(f"{hub}/{model.repository}/resolve/{version}/{path}", scratch / path,
                    size, digest)
-    scratch.rename(folder)
+    if not folder.is_dir():
+        scratch.rename(folder)
+    if name not in MODELS:
+        (home / "refs").mkdir(exist_ok=True)
+        (home / "refs" / "main.part").write_text(version)
+        (home / "refs" / "main.part").replace(home / "refs" / "main")
     return folder
+
+
+def list_files(repository: str, hub: str) -> tuple[str, list[tuple[str, int, str]]]:
+    """(The version of a repository, the (path, size, checksum) of each file that is wanted), as the
+    hub states them. UserError where it has no weights or no tokenizer that can be read here."""
+    try:
+        with opened(f"{hub}/api/models/{repository}?blobs=true") as answer:
+            listing = json.load(answer)
+        names = [file["rfilename"] for file in listing["siblings"]]
+        files = [(file["rfilename"], file["size"], (file.get("lfs") or {}).get("sha256")
+                  or file["blobId"]) for file in listing["siblings"] if wanted(file["rfilename"])]
+        version = listing["sha"]
+        if not re.fullmatch("[0-9a-f]{40}", version):
+            raise ValueError(f"its version is {version!r}")
+    except TROUBLE as error:
+        raise UserError(f"{hub} could not be asked for the files of {repository}: "
+                        f"{error}") from None
+    if not any(path.endswith(".safetensors") for path, _, _ in files):
+        pickles = [path for path in names if Path(path).suffix in PICKLES]
+        raise UserError(f"{repository} lists no safetensors"
+                        + (f", only {pickles[0]}, which may run any code when it is opened and is "
+                           f"not fetched; {convert(repository)}" if pickles else ""))
+    older = [path for path in names if path in ("tokenizer.model", "vocab.json", "vocab.txt")]
+    if older and "tokenizer.json" not in names:
+        raise UserError(f"{repository} lists no tokenizer.json, only {older[0]}; "
+                        f"{convert(repository)}")
+    return version, files
 
 
 def check_whole(folder: Path) -> Path:

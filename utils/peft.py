@@ -108,12 +108,13 @@ def same_model(name: str | None, other: str | None) -> bool:
     return not name or not other or Path(hub_name(name)).name == Path(hub_name(other)).name
 
 
-def check_adapter_sizes(what: str, made_for: str, made: tuple, model: str, wanted: tuple) -> None:
-    """UserError unless the adapters that `what` makes are of the model's (n layers, modules); a
-    warning where the sizes agree and the names do not."""
+def check_adapter_sizes(what: str, made_for: str, made: tuple, model: str, wanted: tuple,
+                        mend: str = "") -> None:
+    """UserError, which ends with how to `mend` it, unless the adapters that `what` makes are of the
+    model's (n layers, modules); a warning where the sizes agree and the names do not."""
     if made != wanted:
         raise UserError(f"{what} makes adapters for {made_for}, {made} (layers, modules with "
-                        f"d_in and d_out); {model} has {wanted}")
+                        f"d_in and d_out); {model} has {wanted}" + (mend and f"; {mend}"))
     if not same_model(made_for, model):
         warn(f"{what} makes adapters for {made_for}, not for {model}; expect nonsense unless one "
              "is a copy of the other")

@@ -1,18 +1,20 @@
-"""Text ↔ token ids, and each model family's chat format around one user message.
+"""Text ↔ token ids, and the model's chat format around one user message.
 
-A prompt is what the family's own template writes, without a system message: SmolLM2's and
-Llama-3.1's templates would begin with one of their own.
+Four formats are known here. They are what the family's own template writes, without a system
+message: SmolLM2's and Llama-3.1's templates would begin with one of their own. Where a folder's
+chat template writes anything else, prompts are what it writes (utils/chat_template.py), as
+transformers and the engines that serve models write them: Qwen2.5's with its system message,
+Qwen3's with thinking off.
 """
-import datetime
+import re
 from pathlib import Path
 
 import tokenizers
 import torch
-from jinja2 import TemplateError
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 from torch import Tensor
 
-from utils.cli import UserError, warn
+from utils.chat_template import ChatTemplate
+from utils.cli import UserError, note
 from utils.files import read_json, read_text
 from utils.schema import whole
 
@@ -30,31 +32,43 @@ CHAT_FORMATS = {
 
 
 class Tokenizer:
-    """A Hugging Face tokenizer.json with the chat format that its special tokens tell.
+    """A Hugging Face tokenizer.json with the chat format that its special tokens tell, or that of
+    the chat template beside it.
 
-    Raises UserError where the file is broken or the chat format is not known.
+    Raises UserError where the file is broken, the chat format not known, or the template fails.
     """
 
     def __init__(self, path: Path):
         self.tokenizer = read_tokenizer(path)
         self.tokenizer.encode_special_tokens = True       # "<|im_end|>" in a text is just text
+        self.template: ChatTemplate | None = None
 
-        # Which family's format?
+        # One of the four families' formats, or one with another template?
         known = [end for end in CHAT_FORMATS if self.tokenizer.token_to_id(end) is not None]
-        if not known:
-            raise UserError(f"{path} knows none of {', '.join(CHAT_FORMATS)}, by one of which the "
-                            "families here end an answer")
-        self.end, self.chat = self.tokenizer.token_to_id(known[0]), CHAT_FORMATS[known[0]]
+        self.chat = CHAT_FORMATS[known[0]] if known else ()
         self.special = {part: self.tokenizer.token_to_id(part) for part in self.chat
                         if part.startswith("<")}
-
-        # Is it that family's, or one with a newer format?
         missing = [part for part, token in self.special.items() if token is None]
         if self.tokenizer.token_to_id("[INST]") is not None:       # Mistral v0.3: one token
             missing.append("a plain-text [INST]")
-        if missing:
+        fixed = "".join(self.chat) if known and not missing else ""
+        text, names = read_template(path.parent)
+        if text is not None:
+            self.template = other_template(path.parent, text, names, fixed)
+        if self.template:
+            added = self.tokenizer.get_added_tokens_decoder().items()
+            self.special = {token.content: i for i, token in added if token.special}
+            longest = sorted(self.special, key=len, reverse=True)
+            self.spelt = re.compile("|".join(map(re.escape, longest)) or "(?!)")
+            self.end = self.end_of_answer(names)
+        elif fixed:
+            self.end = self.tokenizer.token_to_id(known[0])
+        elif known:
             raise UserError(f"{path} ends answers with {known[0]} but lacks {', '.join(missing)}; "
-                            "its chat format is not known here")
+                            "its chat format is not known here, and no chat template is beside it")
+        else:
+            raise UserError(f"{path} knows none of {', '.join(CHAT_FORMATS)}, by one of which the "
+                            "families here end an answer, and no chat template is beside it")
 
     def encode(self, text: str) -> list[int]:
         return self.tokenizer.encode(text, add_special_tokens=False).ids
@@ -64,6 +78,8 @@ class Tokenizer:
 
     def prompt(self, message: str) -> list[int]:
         """The ids before the answer: the model's chat template around one user message."""
+        if self.template:
+            return self.rendered(message)
         parts = [[self.special[part]] if part in self.special else
                  self.encode(part.replace("{}", message)) for part in self.chat]
         return [token for ids in parts for token in ids]
@@ -71,6 +87,51 @@ class Tokenizer:
     def answer(self, text: str) -> list[int]:
         """The ids to learn: the answer and the end token."""
         return [*self.encode(text), self.end]
+
+    def rendered(self, message: str) -> list[int]:
+        """What the folder's template writes, as ids. A special token that the message spells is
+        text: while the template runs, a character for private use stands for it."""
+        if not self.spelt.search(message):                # all of it at once, as transformers does
+            self.tokenizer.encode_special_tokens = False
+            try:
+                return self.encode(self.template.render(message))
+            finally:
+                self.tokenizer.encode_special_tokens = True
+
+        free = (c for c in map(chr, range(0xf0000, 0xffffe)) if c not in message)
+        stands_for = dict(zip(free, sorted(set(self.spelt.findall(message)))))
+        standing_in = {token: c for c, token in stands_for.items()}
+        text = self.template.render(self.spelt.sub(lambda m: standing_in[m[0]], message))
+        ids, start = [], 0
+        for found in [*self.spelt.finditer(text), None]:  # the template's own, and what is between
+            part = text[start:found.start() if found else None]
+            ids += self.encode(part.translate(str.maketrans(stands_for)))
+            if found:
+                ids.append(self.special[found[0]])
+                start = found.end()
+        return ids
+
+    def end_of_answer(self, names: dict[str, str]) -> int:
+        """The token that the template writes after an answer; else the tokenizer's eos_token."""
+        answer = "an answer"
+        while answer in self.template.render("hi"):
+            answer += " more"
+        try:
+            _, there, after = self.template.render("hi", answer).rpartition(answer)
+            after = after if there else ""
+        except UserError:
+            if self.template.worker.poll() is not None:
+                raise
+            after = ""                                    # it knows user messages only
+        added = [t.content for t in self.tokenizer.get_added_tokens_decoder().values()]
+        ends = sorted((after.find(token), -len(token), token) for token in added
+                      if token in after and token.strip())
+        end = ends[0][2] if ends else names.get("eos_token", "")
+        if self.tokenizer.token_to_id(end) is None:
+            raise UserError(f"{self.template.where}: its chat template writes {after[:60]!r} after "
+                            "an answer, in which no token ends it, and tokenizer_config.json names "
+                            "no eos_token that the tokenizer knows")
+        return self.tokenizer.token_to_id(end)
 
 
 def read_tokenizer(path: str | Path) -> tokenizers.Tokenizer:
@@ -97,14 +158,12 @@ def read_tokenizer(path: str | Path) -> tokenizers.Tokenizer:
 
 
 def read_chat_tokenizer(folder: Path) -> Tokenizer:
-    """The tokenizer of a model's folder; UserError where it is not that of the model beside it, a
-    warning where the template beside it writes other prompts."""
+    """The tokenizer of a model's folder; UserError where it is not that of the model beside it."""
     tokenizer = Tokenizer(folder / "tokenizer.json")
     if (folder / "config.json").exists():
         size = read_json(folder / "config.json").get("vocab_size")
         check_vocabulary(tokenizer.tokenizer, size, folder,
-                         {tokenizer.end, *tokenizer.special.values()})
-    check_template(tokenizer, folder)
+                         {tokenizer.end, *tokenizer.prompt("hi")})
     return tokenizer
 
 
@@ -125,39 +184,34 @@ def check_vocabulary(tokenizer: tokenizers.Tokenizer, size: int, folder: Path,
 
 # ---------------------------------------------------------------------- the folder's template
 
-def check_template(tokenizer: Tokenizer, folder: Path) -> None:
-    """A warning where the chat template of a folder writes one user message in another way than
-    CHAT_FORMATS, but for a system message before it."""
-    template, special = read_template(folder)
-    if template is None:
-        return
+def other_template(folder: Path, text: str, names: dict[str, str],
+                   fixed: str) -> ChatTemplate | None:
+    """A folder's chat template, unless it writes what `fixed` says ("" where none of the four
+    formats fits), or that after a default system message. Qwen's models are trained with theirs.
+    """
+    template = ChatTemplate(text, names, folder)
+    found = template.render("hi")
+    if "hi" not in found:
+        raise UserError(f"{folder}: its chat template leaves out the user's message; it writes "
+                        f"{found[:60]!r}")
+    path = folder / "config.json"
+    family = read_json(path).get("model_type") if path.exists() else ""
 
-    def refuse(text: str) -> None:
-        raise TemplateError(text)
-    try:
-        engine = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True,
-                                               extensions=["jinja2.ext.loopcontrols"])
-        now = datetime.datetime.now()
-        found = engine.from_string(template).render(
-            messages=[{"role": "user", "content": "hi"}], add_generation_prompt=True,
-            raise_exception=refuse, strftime_now=now.strftime, **special)
-    except Exception as error:              # it is a program; whatever goes wrong when it runs
-        found = f"no prompt ({error})"
-
-    # The format here has the token that begins a text first, which a tokenizer may add by itself.
-    begin = special.get("bos_token") or ""
-    usual = "".join(tokenizer.chat).format("hi")
+    # The fixed format has the token that begins a text first, which a tokenizer may add by itself.
+    begin = names.get("bos_token") or ""
+    usual = fixed.format("hi") if fixed else "\0"
     rest = usual.removeprefix(begin) if begin else usual
     before = found.removesuffix(rest).removeprefix(begin).strip()
-    if not found.endswith(rest) or before and "system" not in before:
-        warn(f"{folder}: its chat template writes {found[:150]!r}, but prompts here are {usual!r}; "
-             "expect worse answers")
+    if found.endswith(rest) and (not before or "system" in before and "qwen" not in str(family)):
+        return None
+    note(f"{folder}: prompts are what its chat template writes, {found[:150]!r}")
+    return template
 
 
 def read_template(folder: Path) -> tuple[str | None, dict[str, str]]:
     """(The chat template of a folder, its special tokens by name), from wherever they stand."""
     said = {}
-    for name in ("tokenizer_config.json", "chat_template.json"):
+    for name in ("special_tokens_map.json", "tokenizer_config.json", "chat_template.json"):
         if (folder / name).exists():
             said |= read_json(folder / name)
     template, alone = said.get("chat_template"), folder / "chat_template.jinja"

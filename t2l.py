@@ -370,8 +370,9 @@ def main() -> None:
         merge_folder(model_folder(args.model), (lora_A, lora_B), args.merged, add_delta)
 
     size = sum(w.numel() for side in (lora_A, lora_B) for w in side.values())
+    written = " and ".join(path for path in (args.out, args.merged, args.gguf) if path)
     print(f"adapter: {size:,} numbers in {seconds:.3f} s"
-          + "".join(f", written to {path}" for path in (args.out, args.merged, args.gguf) if path))
+          + (f", written to {written}" if written else ""))
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ from utils.files import check_unique, read_json, write_json
 from utils.peft import check_fits
 from utils.stats import interval, mean, print_tasks
 from utils.tokenizer import Tokenizer
-from utils.weights import CHECKPOINTS, checkpoint_folder
+from utils.weights import checkpoint_folders
 
 BATCH = 64
 FEWEST = 10                    # tasks for a verdict: the interval over fewer is too uncertain
@@ -241,7 +241,7 @@ def load_models(args) -> tuple[Mistral, Tokenizer, EncoderOf]:
 
 def main() -> None:
     args = eval_args()
-    folders = [checkpoint_folder(d) for d in args.ckpt or sorted(CHECKPOINTS.glob("[!.]*/"))]
+    folders = checkpoint_folders(args.ckpt)
     model, tokenizer, encoder_of = load_models(args)
     suite = drop_too_long(load_suite(args.tasks), tokenizer, model.cfg.max_position_embeddings,
                           "prompt")

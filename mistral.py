@@ -217,6 +217,9 @@ class Mistral(nn.Module):
         if not cfg.tie_word_embeddings:
             self.lm_head = nn.Linear(cfg.hidden_size, cfg.vocab_size, bias=False)
         self.requires_grad_(False)
+        first = self.model["layers"][0]                   # an adapter has to fit its (d_out, d_in)
+        self.sizes = {m: tuple(first.get_parameter(f"{part}.{m}.weight").shape)
+                      for m, part in MODULES.items()}
 
     @property
     def device(self) -> torch.device:
@@ -255,9 +258,7 @@ class Mistral(nn.Module):
             x = x * torch.tensor(cfg.hidden_size ** 0.5, dtype=x.dtype)    # rounded, as trained
         frequencies = rope_frequencies(cfg.head_dim, cfg.rope_theta, cfg.llama3, x.device)
         rope = rope_table(positions, frequencies, x.dtype)
-        first = self.model["layers"][0]
-        sizes = {m: first.get_parameter(f"{part}.{m}.weight").shape for m, part in MODULES.items()}
-        adapters = split_layers(lora, sizes, cfg.num_hidden_layers, x)
+        adapters = split_layers(lora, self.sizes, cfg.num_hidden_layers, x)
 
         # The layers.
         checkpointing = self.activation_checkpointing and torch.is_grad_enabled()

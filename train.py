@@ -64,20 +64,24 @@ class TextToLoRA(nn.Module):
     """sft, recon: every sample's adapter comes from its own description, the `held_out`'s too."""
 
     def __init__(self, t2l: T2L, encoder: Encoder, tasks: list[Task], fresh: bool = True,
-                 z_scores: bool = False, held_out: list[Sample] = []):
+                 z_scores: bool = False, held_out: Iterable[Sample] = ()):
         super().__init__()
         self.t2l, self.z_scores = t2l, z_scores
         descriptions = sorted({d for task in tasks for d in task.descriptions})
         self.rows = {text: i for i, text in enumerate(descriptions)}
         self.embeddings = embed(encoder, descriptions, progress="embedding descriptions")
         self.wordings = {task.name: list(task.descriptions) for task in tasks}
-        self.groups = {name: self.embeddings[[self.rows[text] for text in texts]]
-                       for name, texts in self.wordings.items()}
         if fresh:
-            init_linear_lda(t2l.task_encoder.mlp[0], self.embeddings, list(self.groups.values()))
+            groups = list(self.by_task().values())
+            init_linear_lda(t2l.task_encoder.mlp[0], self.embeddings, groups)
         if others := sorted({s.description for s in held_out} - self.rows.keys()):
             self.rows |= {text: len(self.rows) + i for i, text in enumerate(others)}
             self.embeddings = torch.cat([self.embeddings, embed(encoder, others)])
+
+    def by_task(self) -> dict[str, Tensor]:
+        """{task: its wordings' embeddings (k, e)}."""
+        return {name: self.embeddings[[self.rows[text] for text in texts]]
+                for name, texts in self.wordings.items()}
 
     def adapters(self, samples: list[Sample]) -> LoRA:
         """A[m] (b, n, r, d_in), B[m] (b, n, d_out, r), one for each sample; z-scores if asked."""
@@ -91,7 +95,7 @@ class TextToLoRA(nn.Module):
     def save(self, folder: Path, dtype: torch.dtype, metadata: dict) -> None:
         save_t2l(self.t2l, folder, dtype, metadata)
         if not self.t2l.cfg.tasks:                               # a one-hot T2L reads no sentence
-            save_neighbours(folder, find_neighbours(self.groups, self.wordings))
+            save_neighbours(folder, find_neighbours(self.by_task(), self.wordings))
 
 
 class LoRATable(nn.Module):

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from eval import CHECKPOINTS, EncoderOf, load_checkpoint, load_models
+from eval import EncoderOf, load_checkpoint, load_models
 from experiments.benchmark_formats import (LETTERS, NEW_TOKENS, READERS, Question, is_right,
                                            load_benchmark)
 from lora import LoRA
@@ -30,7 +30,7 @@ from utils.cli import EvalParser, UserError, run
 from utils.files import check_unique, write_json
 from utils.stats import mean
 from utils.tokenizer import Tokenizer, pad
-from utils.weights import checkpoint_folder
+from utils.weights import checkpoint_folders
 
 BATCH, YES_NO = 32, ("yes", "no")
 RUNS_CODE = ("humaneval", "mbpp")               # read with --run-code only
@@ -204,7 +204,7 @@ def benchmark_args() -> argparse.Namespace:
 
 def main() -> None:
     args = benchmark_args()
-    folders = [checkpoint_folder(d) for d in args.ckpt or sorted(CHECKPOINTS.glob("[!.]*/"))]
+    folders = checkpoint_folders(args.ckpt)
     asked = load_benchmarks(Path(args.benchmarks), args.prompts, args.eval_samples, args.run_code)
     model, tokenizer, encoder_of = load_models(args)
     print(report_benchmarks(asked, folders, model, tokenizer, encoder_of, args.likelihood,

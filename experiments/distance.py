@@ -23,7 +23,7 @@ def main() -> None:
     parser.prog = "python -m experiments.distance"
     parser.folder("--ckpt", "a trained T2L folder", "the committed one for SmolLM2-135M-Instruct")
     parser.folder("--model", "a Hugging Face folder", "SmolLM2-135M-Instruct")
-    parser.folder("--tasks", "task files", "the built-in suite")
+    parser.tasks()
     args = parser.parse_args()
     folder = Path(args.ckpt or CHECKPOINT)
     t2l = load_t2l(folder)

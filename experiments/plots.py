@@ -22,7 +22,7 @@ from types import ModuleType
 from t2l import CHECKPOINT
 from utils.cli import Parser, UserError, run
 from utils.files import atomic_folder, read_json
-from utils.run_folder import step_lines
+from utils.run_folder import MEAN_OF, step_lines
 from utils.stats import interval, mean
 
 
@@ -38,9 +38,6 @@ def load_matplotlib() -> ModuleType:
 
 # ------------------------------------------------------------------------- a run's losses
 
-SMOOTH = 20                          # steps: the loss of one depends on the tasks in its batch
-
-
 def draw_log(folder: Path) -> Path:
     """Draw the training loss of every step, its running mean, and the validation loss into
     log.svg, which lies beside the log; returns its path."""
@@ -52,13 +49,13 @@ def draw_log(folder: Path) -> Path:
         raise UserError(f"{log} has no step of a run; expected a folder of train.py --mode sft or "
                         "mtlora")
     steps, losses = [row["step"] + 1 for row in rows], [row["loss"] for row in rows]
-    running = [mean(losses[max(0, i + 1 - SMOOTH):i + 1]) for i in range(len(losses))]
+    running = [mean(losses[max(0, i + 1 - MEAN_OF):i + 1]) for i in range(len(losses))]
     checked = [(row["step"] + 1, row["validation_loss"]) for row in rows
                if "validation_loss" in row]
 
     axes = (fig := Figure(figsize=(7, 3.8), layout="constrained")).add_subplot()
     axes.plot(steps, losses, color=EDGE, lw=0.7, label="training, each step")
-    axes.plot(steps, running, color=INK, label=f"training, mean of {SMOOTH} steps")
+    axes.plot(steps, running, color=INK, label=f"training, mean of {MEAN_OF} steps")
     if checked:
         axes.plot(*zip(*checked), color=BLUE, marker="o", ms=3, label="validation")
     axes.set(xlabel="step", ylabel="loss of an answer's token", ylim=(0, None), title=folder.name)

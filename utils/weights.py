@@ -83,15 +83,25 @@ def check_layer_count(names: Iterable[str], prefix: str, expected: int, path: st
                         f"{found} layers")
 
 
+def committed() -> dict[str, Path]:
+    """{name: folder} of CHECKPOINTS."""
+    return {path.name: path for path in sorted(CHECKPOINTS.glob("[!.]*/"))}
+
+
 def checkpoint_folder(given: str | Path) -> Path:
     """A folder, or one of CHECKPOINTS by its name; UserError for what is neither."""
-    known = {path.name: path for path in sorted(CHECKPOINTS.glob("[!.]*/"))}
+    known = committed()
     if not (folder := Path(given)).exists():
         folder = known.get(str(given))
     if folder is None:
         raise UserError(f"{given} does not exist; expected a folder that train.py wrote, or a "
                         f"committed checkpoint's name: {', '.join(known)}")
     return folder
+
+
+def checkpoint_folders(given: list[str] | None) -> list[Path]:
+    """What --ckpt names; all committed ones where it is left out."""
+    return [checkpoint_folder(one) for one in given or committed().values()]
 
 
 def read_t2l_folder(folder: Path) -> tuple[dict, dict[str, Tensor]]:

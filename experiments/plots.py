@@ -41,13 +41,14 @@ def load_matplotlib() -> ModuleType:
 def draw_log(folder: Path) -> Path:
     """Draw the training loss of every step, its running mean, and the validation loss into
     log.svg, which lies beside the log; returns its path."""
-    load_matplotlib()
-    from matplotlib.figure import Figure
     log = folder / "log.jsonl"
     rows = [json.loads(line) for _, line in step_lines(log)]
     if not rows:
         raise UserError(f"{log} has no step of a run; expected a folder of train.py --mode sft or "
                         "mtlora")
+
+    load_matplotlib()
+    from matplotlib.figure import Figure
     steps, losses = [row["step"] + 1 for row in rows], [row["loss"] for row in rows]
     running = [mean(losses[max(0, i + 1 - MEAN_OF):i + 1]) for i in range(len(losses))]
     checked = [(row["step"] + 1, row["validation_loss"]) for row in rows

@@ -24,9 +24,9 @@ from tqdm import tqdm
 from mistral import load_model, load_tokenizer, read_config, rope_table, rotate
 from utils.cli import UserError
 from utils.download import cache_folder, default_encoder
-from utils.embedding_cache import embed_cached
+from utils.embedding_cache import digest, embed_cached
 from utils.hf_config import read_encoder_folder
-from utils.peft import same_model
+from utils.peft import LoRA, same_model
 from utils.rope import ntk_scaling
 from utils.tokenizer import check_vocabulary, pad, read_tokenizer
 from utils.weights import check_layer_count, load_weights, read_safetensors
@@ -249,14 +249,75 @@ class LanguageModel:
         return embed_in_batches(encoded, self.width, batch_size, progress, read)
 
 
+class States(LanguageModel):
+    """--encoder states: the means over a description's tokens of the language model's states after
+    a fifth, two and three fifths of its layers, one after the other: what the model itself makes
+    of the words, before it turns to what comes next.
+
+    The first token is left out: its state is nearly the same huge vector in every text. `lora`, an
+    adapter (A, B), is switched on while reading (--read-with).
+    """
+    name = "states"
+
+    def __init__(self, folder: str | Path | None = None, lora: LoRA | None = None):
+        super().__init__(folder)
+        layers, self.lora = self.model.cfg.num_hidden_layers, lora
+        self.depths = [layers // 5, 2 * layers // 5, 3 * layers // 5]
+        self.parts = [self.width] * len(self.depths)
+        self.width *= len(self.depths)
+
+    def identity(self) -> tuple[nn.Module, str]:
+        model, said = super().identity()
+        lora = [f"{m} {digest(w)}" for side in self.lora or () for m, w in side.items()]
+        return model, f"states {self.depths} {lora} {said}"
+
+    @torch.inference_mode()
+    def embed(self, texts: list[str], batch_size: int = 32, progress: str = "") -> Tensor:
+        encoded = [e.ids[:self.limit] or [0] for e in self.tokenizer.encode_batch(texts)]
+
+        def read(ids: Tensor, lengths: Tensor) -> Tensor:
+            place, means = torch.arange(ids.shape[1]), []
+            mask = (place < lengths[:, None]) & ((place > 0) | (lengths[:, None] == 1))
+            for i, x in enumerate(self.model.layer_states(ids, self.lora)):
+                if i in self.depths:
+                    means.append((x.float() * mask[..., None]).sum(1) / mask.sum(1, keepdim=True))
+                if i == self.depths[-1]:
+                    break
+            return torch.cat(means, -1)
+        return embed_in_batches(encoded, self.width, batch_size, progress, read)
+
+
+class Joined:
+    """--encoder NAME+states: a text encoder's vector and the language model's, side by side."""
+
+    def __init__(self, encoder: Encoder, states: States):
+        self.first, self.second, self.name = encoder, states, f"{encoder.name}+{states.name}"
+        self.tokenizer, self.limit = encoder.tokenizer, encoder.limit
+        self.parts = [encoder.width, *states.parts]
+        self.width = sum(self.parts)
+
+    def identity(self) -> tuple[nn.Module, str]:
+        (first, said), (second, also) = self.first.identity(), self.second.identity()
+        return nn.ModuleList([first, second]), f"{said} {also}"
+
+    def embed(self, texts: list[str], progress: str = "") -> Tensor:
+        return torch.cat([part.embed(texts, progress=progress)
+                          for part in (self.first, self.second)], -1)
+
+
 # ---------------------------------------------------------------------------------- loading
 
-def load_encoder(path: str | Path | None = None,
-                 model: str | Path | None = None) -> "Encoder | LanguageModel":
+def load_encoder(path: str | Path | None = None, model: str | Path | None = None,
+                 lora: LoRA | None = None) -> "Encoder | LanguageModel | Joined":
     """The encoder of a Hugging Face folder, or of that name in the cache (None: all-MiniLM-L6-v2,
-    fetched when missing; "base": the language model in the folder `model`)."""
+    fetched when missing; "base" and "states": the language model in the folder `model`;
+    "NAME+states": both)."""
     if path == "base":
         return LanguageModel(model)
+    if path == "states":
+        return States(model, lora)
+    if str(path).endswith("+states"):
+        return Joined(load_encoder(str(path).removesuffix("+states")), States(model, lora))
     folder = default_encoder() if path in (None, DEFAULT_ENCODER) else Path(path)
     if not folder.is_dir():
         folder = cache_folder() / folder.name
@@ -302,7 +363,7 @@ def encoder_for(cfg, model: str | Path | None = None,
     the language model's folder."""
     if cfg.tasks:
         return OneHot(cfg.tasks)
-    if not other and cfg.encoder == "base" and not model \
+    if not other and cfg.encoder.endswith(("base", "states")) and not model \
             and not same_model(cfg.base_model, read_config().name):
         raise UserError(f"descriptions are embedded by {cfg.base_model} itself: give its folder as "
                         "--model, or generate_lora encoder=load_encoder(\"base\", folder)")
@@ -315,10 +376,12 @@ def encoder_for(cfg, model: str | Path | None = None,
 
 # ------------------------------------------------------------------ description → embedding
 
-def normalised(embeddings: Tensor) -> Tensor:
-    """e / ‖e‖ · √d for (b, d): every entry of order one. A zero vector stays zero."""
-    norm = embeddings.norm(dim=-1, keepdim=True).clamp_min(1e-12)
-    return embeddings / norm * math.sqrt(embeddings.shape[-1])
+def normalised(embeddings: Tensor, parts: list[int] | None = None) -> Tensor:
+    """e / ‖e‖ · √d for (b, d): every entry of order one. A zero vector stays zero. `parts`: the
+    widths of what was put together, each to be normalised by itself."""
+    return torch.cat([part / part.norm(dim=-1, keepdim=True).clamp_min(1e-12)
+                      * math.sqrt(part.shape[-1])
+                      for part in embeddings.split(parts or embeddings.shape[-1], -1)], -1)
 
 
 def embed(encoder: "Encoder | LanguageModel | OneHot", descriptions: list[str],
@@ -326,7 +389,7 @@ def embed(encoder: "Encoder | LanguageModel | OneHot", descriptions: list[str],
     """Descriptions → (b, d), normalised; one that ends in a letter gets a full stop. Of a long list
     they are kept for the next run, see utils/embedding_cache.py."""
     texts = [text + "." if text[-1:].isalpha() else text for text in map(str.strip, descriptions)]
-    return normalised(embed_cached(encoder, texts, progress))
+    return normalised(embed_cached(encoder, texts, progress), getattr(encoder, "parts", None))
 
 
 @torch.no_grad()

@@ -7,6 +7,7 @@ Reading order: config, a layer (RMSNorm, RoPE, attention, MLP), the model, loadi
 Modules carry Hugging Face's names, so its weight files load as they are. Shapes: b batch, t tokens,
 T key positions, d width, h query heads, k key/value heads, g = h / k, c channels of a head.
 """
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,6 +20,7 @@ from torch.utils.checkpoint import checkpoint
 from lora import MODULES, LoRA, contiguous_by_layer, lora_linear, map_lora, split_layers
 from utils.cli import UserError, check_device
 from utils.download import model_folder
+from utils.fused import fused_layer, lay_together
 from utils.hf_config import read_decoder_config
 from utils.peft import check_one_each
 from utils.rope import rope_frequencies
@@ -56,6 +58,11 @@ class MistralConfig:
     query_pre_attn_scalar: float | None = None         # scores / √this, not / √c
     attn_logit_softcapping: float | None = None        # bounds the scores to ± this
     final_logit_softcapping: float | None = None       # … and the logits
+
+    @property
+    def like_llama(self) -> bool:
+        return not (self.gemma or self.qk_norm or self.biases or self.attn_logit_softcapping
+                    or self.query_pre_attn_scalar)
 
 
 class RMSNorm(nn.Module):
@@ -114,7 +121,7 @@ class Attention(nn.Module):
         self.q_norm, self.k_norm = (RMSNorm(cfg, self.c) if cfg.qk_norm else nn.Identity()
                                     for _ in "qk")
 
-    def forward(self, x: Tensor, rope: Pair, mask: Tensor, adapter: dict[str, Pair],
+    def forward(self, x: Tensor, rope: Pair, adapter: dict[str, Pair], mask: Tensor,
                 cache: Pair | None, positions: Tensor) -> Tensor:
         b, t, _ = x.shape
 
@@ -190,9 +197,9 @@ class Layer(nn.Module):
             self.pre_feedforward_layernorm = RMSNorm(cfg)
             self.post_feedforward_layernorm = RMSNorm(cfg)
 
-    def forward(self, x: Tensor, rope: Pair, mask: Tensor, adapter: dict[str, Pair],
+    def forward(self, x: Tensor, rope: Pair, adapter: dict[str, Pair], mask: Tensor,
                 cache: Pair | None, positions: Tensor) -> Tensor:
-        y = self.self_attn(self.input_layernorm(x), rope, mask, adapter, cache, positions)
+        y = self.self_attn(self.input_layernorm(x), rope, adapter, mask, cache, positions)
         if self.gemma:
             x = x + self.post_attention_layernorm(y)
             y = self.mlp(self.pre_feedforward_layernorm(x), adapter)
@@ -210,6 +217,7 @@ class Mistral(nn.Module):
         super().__init__()
         self.cfg = cfg
         self.activation_checkpointing = False    # keep each layer's input, recompute the rest
+        self.fused = False                       # whole sequences go through utils/fused.py
         self.model = nn.ModuleDict({
             "embed_tokens": nn.Embedding(cfg.vocab_size, cfg.hidden_size),
             "layers": nn.ModuleList(Layer(cfg) for _ in range(cfg.num_hidden_layers)),
@@ -235,7 +243,14 @@ class Mistral(nn.Module):
     def states(self, ids: Tensor, lora: LoRA | None = None, keep: Tensor | None = None,
                cache: list | None = None, positions: Tensor | None = None) -> Tensor:
         """ids (b, t) → the last layer's states, normalised, (b, t, d), or (kept, d) where `keep`
-        (b, t) is True.
+        (b, t) is True; arguments as in `layer_states`."""
+        for x in self.layer_states(ids, lora, cache, positions):
+            pass
+        return self.model["norm"](x if keep is None else x[keep])
+
+    def layer_states(self, ids: Tensor, lora: LoRA | None = None, cache: list | None = None,
+                     positions: Tensor | None = None) -> Iterator[Tensor]:
+        """ids (b, t) → every layer's output (b, t, d), one after the other.
 
         Sequences start at the left and may be padded at the right: a causal model does not see
         what comes later. `positions` (b, t) say where the tokens stand in `cache`, which holds
@@ -262,12 +277,14 @@ class Mistral(nn.Module):
 
         # The layers.
         checkpointing = self.activation_checkpointing and torch.is_grad_enabled()
+        fused = self.fused and cache is None and ids.shape[1] <= (cfg.sliding_window or torch.inf)
         for i, layer in enumerate(self.model["layers"]):
-            run = partial(checkpoint, layer, use_reentrant=False) if checkpointing else layer
-            x = run(x, rope, window if i in cfg.windowed else causal, adapters[i],
-                    cache[i] if cache else None, positions)
-
-        return self.model["norm"](x if keep is None else x[keep])
+            run = partial(fused_layer, layer) if fused else layer
+            run = partial(checkpoint, run, use_reentrant=False) if checkpointing else run
+            rest = () if fused else (window if i in cfg.windowed else causal,
+                                     cache[i] if cache else None, positions)
+            x = run(x, rope, adapters[i], *rest)
+            yield x
 
 
 # ---------------------------------------------------------------------------------- loading
@@ -291,7 +308,11 @@ def load_model(path: str | Path | None = None, dtype: torch.dtype = torch.bfloat
     weights = read_model_weights(folder, cfg.tie_word_embeddings, cfg.num_hidden_layers)
     with torch.device("meta"):                           # no memory before the weights are there
         load_weights(model := Mistral(cfg), weights, folder)
-    return model.to(device=device, dtype=dtype).requires_grad_(False).eval()
+    model = model.to(device=device, dtype=dtype).requires_grad_(False).eval()
+    if model.device.type == "cuda" and cfg.like_llama:
+        lay_together(model)
+        model.fused = True
+    return model
 
 
 def load_tokenizer(path: str | Path | None = None) -> Tokenizer:

@@ -8,9 +8,10 @@ For every layer l and module m of the language model, the hypernetwork reads
 
 and emits A (r, d_in) and B (d_out, r); `adapters` folds the scale into B: ΔW = B A. What one call
 of a head emits makes the three variants of section 3: L, A and B together; M, A or B; S, one rank
-of A or B. Reading order: config, the trunk's blocks, the heads, the hypernetwork, loading,
-description → adapter, the command. Shapes: b descriptions, e embedding width, n layers, m modules,
-r rank, z latent width.
+of A or B. The fourth, bank, is ours and the default: it weighs a common set of adapters. Reading
+order: config, the trunk's blocks, the heads, the hypernetwork, loading, description → adapter, the
+command. Shapes: b descriptions, e embedding width, n layers, m modules, r rank, z latent width, N
+bases.
 """
 import argparse
 import math
@@ -54,6 +55,7 @@ class T2LConfig:
     alpha: float = 16.0
     latent: int = 128                         # z
     head_in: int = 512
+    bases: int = 128                          # N, of the bank
     dropout: float = 0.05
     head_bias: bool = True
     base_model: str = ""
@@ -102,7 +104,8 @@ class Residual(nn.Module):
 
 # ----------------------------------------------------------------------------------- the heads
 #
-# A head turns one module's latent h (b, n, z) into A (b, n, r, d_in) and B (b, n, r, d_out).
+# A head turns one module's latent h (b, n, z), the bank the task's code (b, z), into A (b, n, r, d_in)
+# and B (b, n, r, d_out).
 
 def head_L(t2l: "T2L", module: str, h: Tensor) -> tuple[Tensor, Tensor]:
     """L: one call emits all of A, then all of B."""
@@ -135,6 +138,35 @@ def head_S(t2l: "T2L", module: str, h: Tensor) -> tuple[Tensor, Tensor]:
     return call("A", d_in), call("B", d_out)
 
 
+class Bank(nn.Module):
+    """bank: A and B are weighted sums of N bases, which all layers share; the weights are linear in
+    the task's code, and that is all it decides (after arXiv 2607.02512).
+
+    L, M and S send the code through an MLP: it can give every training task an adapter of its own,
+    and nothing says what it does between them. Here a part of a sentence that says what to find and
+    one that says how to write it move different weights, and what they add up to has been trained
+    wherever each of them was. Start: A as in L for any code, B = 0.
+    """
+
+    def __init__(self, cfg: T2LConfig):
+        super().__init__()
+        N, r, z, n = cfg.bases, cfg.rank, cfg.latent, cfg.n_layers
+        self.A = nn.ParameterDict({m: torch.empty(N, r, d_in).uniform_(-1, 1) * (1.5 / d_in) ** 0.5
+                                   for m, (d_in, _) in cfg.modules.items()})
+        self.B = nn.ParameterDict({m: torch.zeros(N, r, d_out)
+                                   for m, (_, d_out) in cfg.modules.items()})
+        self.weights = nn.ModuleDict({m: nn.Linear(z, n * 2 * N) for m in cfg.modules})
+        for linear in self.weights.values():
+            nn.init.normal_(linear.weight, std=(N * z) ** -0.5)
+            nn.init.normal_(linear.bias, std=N ** -0.5)
+
+    def forward(self, module: str, code: Tensor) -> tuple[Tensor, Tensor]:
+        A, B = self.A[module], self.B[module]
+        w = self.weights[module](code).unflatten(-1, (-1, 2, len(A)))           # (b, n, 2, N)
+        return ((w[:, :, 0] @ A.flatten(1)).unflatten(-1, A.shape[1:]),
+                (w[:, :, 1] @ B.flatten(1)).unflatten(-1, B.shape[1:]))
+
+
 def uniform_(bias: Tensor, fan: int) -> None:
     bias.uniform_(-1, 1).div_(math.sqrt(fan))
 
@@ -142,8 +174,8 @@ def uniform_(bias: Tensor, fan: int) -> None:
 class Head(NamedTuple):
     """A row of the table below. A new head: a function and a row; new parameters: T2L.__init__."""
     emit: Callable[["T2L", str, Tensor], tuple[Tensor, Tensor]]
-    width: Callable[[int, int, int], int]           # r, d_in, d_out → numbers that one call emits
-    init_bias: Callable[[Tensor, int, int], None]   # bias, r, d_in → the bias, set in place
+    width: Callable[[int, int, int], int] = None    # r, d_in, d_out → numbers that one call emits
+    init_bias: Callable[[Tensor, int, int], None] = None     # bias, r, d_in → the bias, in place
     sides: bool = False                             # has an embedding for A or B
     ranks: bool = False                             # has an embedding for each rank
 
@@ -156,7 +188,8 @@ HEADS = {
     "M": Head(head_M, lambda r, d_in, d_out: r * max(d_in, d_out),
               lambda bias, r, d_in: uniform_(bias, 2 * d_in), sides=True),
     "S": Head(head_S, lambda r, d_in, d_out: max(d_in, d_out),
-              lambda bias, r, d_in: uniform_(bias, 2 * r * d_in), sides=True, ranks=True)}
+              lambda bias, r, d_in: uniform_(bias, 2 * r * d_in), sides=True, ranks=True),
+    "bank": Head(lambda t2l, module, code: t2l.bank(module, code))}
 
 
 # ---------------------------------------------------------------------------- the hypernetwork
@@ -169,11 +202,22 @@ class T2L(nn.Module):
         self.cfg, self.head = cfg, HEADS[cfg.arch]
         self.neighbours = None                        # its training tasks; load_t2l knows them
         self.scale = lora_scale(cfg.alpha, cfg.rank)              # 16 / √8 = 5.657
-        z, r, drop = cfg.latent, cfg.rank, cfg.dropout
-
-        # What is read: the description, the layer, the module.
+        z = cfg.latent
+        code = z if cfg.arch == "bank" else z // 2        # the others read the place beside it
         self.task_encoder = nn.ModuleDict({
-            "mlp": nn.Sequential(nn.Linear(cfg.emb_size, z // 2), nn.LayerNorm(z // 2))})
+            "mlp": nn.Sequential(nn.Linear(cfg.emb_size, code), nn.LayerNorm(code))})
+        if cfg.arch == "bank":
+            self.bank = Bank(cfg)
+        else:
+            self.init_trunk_and_heads()
+        if cfg.z_scored:
+            self.mean_recon_target = LoRABuffers(cfg.n_layers, cfg.rank, cfg.modules)
+            self.std_recon_target = LoRABuffers(cfg.n_layers, cfg.rank, cfg.modules)
+
+    def init_trunk_and_heads(self) -> None:
+        cfg, z, drop = self.cfg, self.cfg.latent, self.cfg.dropout
+
+        # What is read beside the code: the layer, the module.
         self.layer_depth_encoder = nn.Sequential(nn.Embedding(cfg.n_layers, z // 4),
                                                  nn.LayerNorm(z // 4))
         self.layer_type_encoder = nn.Sequential(nn.Embedding(len(cfg.modules), z // 4),
@@ -189,14 +233,11 @@ class T2L(nn.Module):
                 m: nn.ParameterDict({side: torch.randn(z) for side in "AB"}) for m in cfg.modules})
             self.out_emb_norm = nn.LayerNorm(z)
         if self.head.ranks:
-            self.pos_emb = nn.Sequential(nn.Embedding(r, z), nn.LayerNorm(z))
-        self.heads = nn.ModuleDict({m: nn.Linear(cfg.head_in, self.head.width(r, d_in, d_out),
-                                                 cfg.head_bias)
-                                    for m, (d_in, d_out) in cfg.modules.items()})
+            self.pos_emb = nn.Sequential(nn.Embedding(cfg.rank, z), nn.LayerNorm(z))
+        self.heads = nn.ModuleDict({
+            m: nn.Linear(cfg.head_in, self.head.width(cfg.rank, d_in, d_out), cfg.head_bias)
+            for m, (d_in, d_out) in cfg.modules.items()})
         self.init_heads()
-        if cfg.z_scored:
-            self.mean_recon_target = LoRABuffers(cfg.n_layers, r, cfg.modules)
-            self.std_recon_target = LoRABuffers(cfg.n_layers, r, cfg.modules)
 
     @torch.no_grad()
     def init_heads(self) -> None:
@@ -213,19 +254,23 @@ class T2L(nn.Module):
             raise ValueError(f"task_emb is {shape or kind_of(task_emb)}, expected (b, "
                              f"{cfg.emb_size}): this checkpoint was trained with another encoder")
 
-        # φ: the task's code, the layer's and the module's embedding, for every layer and module.
-        b, n, m = len(task_emb), cfg.n_layers, len(cfg.modules)
-        task = self.task_encoder.mlp(task_emb)[:, None, None].expand(b, n, m, -1)
-        depth = self.layer_depth_encoder(torch.arange(n, device=task.device))
-        kind = self.layer_type_encoder(torch.arange(m, device=task.device))
-        phi = torch.cat([task, depth[:, None].expand(b, n, m, -1), kind.expand(b, n, m, -1)], -1)
-
-        h = self.mlp1(self.mixer(phi))                                    # (b, n, m, z)
+        code = self.task_encoder.mlp(task_emb)                       # (b, z/2), the bank's (b, z)
+        latents = [code] * len(cfg.modules) if cfg.arch == "bank" else self.trunk(code).unbind(2)
         A, B = {}, {}
-        for i, module in enumerate(cfg.modules):
-            A[module], B_rows = self.head.emit(self, module, h[:, :, i])
+        for module, latent in zip(cfg.modules, latents):
+            A[module], B_rows = self.head.emit(self, module, latent)
             B[module] = B_rows.transpose(-1, -2)                          # (b, n, d_out, r)
         return A, B
+
+    def trunk(self, code: Tensor) -> Tensor:
+        """φ, the task's code, the layer's and the module's embedding for every layer and module
+        → h (b, n, m, z)."""
+        b, n, m = len(code), self.cfg.n_layers, len(self.cfg.modules)
+        depth = self.layer_depth_encoder(torch.arange(n, device=code.device))
+        kind = self.layer_type_encoder(torch.arange(m, device=code.device))
+        parts = code[:, None, None], depth[:, None], kind
+        phi = torch.cat([part.expand(b, n, m, -1) for part in parts], -1)
+        return self.mlp1(self.mixer(phi))
 
     def forward(self, task_emb: Tensor) -> LoRA:
         """task_emb (b, e), normalised → A[m] (b, n, r, d_in), B[m] (b, n, d_out, r), no longer
@@ -245,12 +290,16 @@ class T2L(nn.Module):
     @torch.no_grad()
     def set_output_stats(self, mean: LoRA, std: LoRA) -> None:
         """From now on an emitted z means mean + z · std of a library, (n, r, d_in), (n, d_out, r).
-        The heads are set to 0: step 0 is the mean LoRA."""
+        All z start at 0: step 0 is the mean LoRA."""
         for module in self.cfg.modules:
             for buffers, (A, B) in ((self.mean_recon_target, mean), (self.std_recon_target, std)):
                 buffers.A.get_buffer(module).copy_(A[module])
                 buffers.B.get_buffer(module).copy_(B[module] / self.scale)    # forward is unscaled
-            self.heads[module].bias.zero_()
+            if self.cfg.arch == "bank":
+                for w in self.bank.weights[module].parameters():
+                    w.unflatten(0, (self.cfg.n_layers, 2, -1))[:, 0].zero_()          # B is 0 yet
+            else:
+                self.heads[module].bias.zero_()
 
 
 # ------------------------------------------------------------------------- saving and loading

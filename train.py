@@ -55,6 +55,7 @@ SAMPLES_PER_TASK = 8                 # lora: of each task in a batch, as in the 
 HELD_OUT = 16                        # lora: training instances kept to choose the best step
 VALIDATIONS, PATIENCE = 15, 3        # lora: in a full run; without progress before a task stops
 VALIDATE_EVERY = 25                  # steps, sft and mtlora: a forward pass, 1 % of the time
+BASES_LR = 2.5                       # sft, recon: times --lr, for the bases of a bank
 DELTA_SCALE = 10_000                 # recon in ΔW, whose entries are tiny; as the authors'
 
 
@@ -193,12 +194,21 @@ def lr_schedule(step: int, steps: int) -> float:
     return min((step + 1) / max(1, WARMUP * steps), (steps - step) / max(1, (1 - WARMUP) * steps))
 
 
+def make_optimizer(lora_source: nn.Module) -> torch.optim.AdamW:
+    """AdamW in two groups: a bank's bases learn faster than what reads and weighs them."""
+    bases, others = [], []
+    for name, parameter in lora_source.named_parameters():
+        (bases if name.startswith(("t2l.bank.A", "t2l.bank.B")) else others).append(parameter)
+    groups = [{"params": others, "lr_factor": 1.0}, {"params": bases, "lr_factor": BASES_LR}]
+    return torch.optim.AdamW([group for group in groups if group["params"]], weight_decay=1e-2)
+
+
 def train(setup: Setup, args: argparse.Namespace, log_file: Path,
           should_stop: Callable[[int], bool] = lambda step: False) -> int:
     """The training loop, to the last step or the first after which `should_stop(step)`; goes on
     from a saved state beside the log. Returns the tokens (recon: LoRAs) seen since this start."""
     lora_source = setup.lora_source.to(args.device).train()
-    optimizer = torch.optim.AdamW(lora_source.parameters(), lr=args.lr, weight_decay=1e-2)
+    optimizer = make_optimizer(lora_source)
     start = load_state(log_file.parent, lora_source, optimizer)
     batches, seen, bf16 = setup.draw(start), 0, args.dtype == torch.bfloat16
 
@@ -206,7 +216,9 @@ def train(setup: Setup, args: argparse.Namespace, log_file: Path,
         for step in range(start, args.steps):
             torch.manual_seed(args.seed * 1_000_003 + step)       # dropout: the same when resumed
             samples = next(batches)
-            lr = optimizer.param_groups[0]["lr"] = args.lr * lr_schedule(step, args.steps)
+            lr = args.lr * lr_schedule(step, args.steps)
+            for group in optimizer.param_groups:
+                group["lr"] = lr * group["lr_factor"]
 
             # ┌─ one training step ────────────────────────────────────────────────────────┐
             with torch.autocast(torch.device(args.device).type, torch.bfloat16, enabled=bf16):
@@ -313,6 +325,7 @@ def load_model_and_tasks(args: argparse.Namespace) -> tuple[Mistral, Tokenizer, 
 
 def compile_layers(model: Mistral) -> None:
     """One graph for all layers and batch shapes (a second one for long sequences)."""
+    model.fused = False
     for layer in model.model["layers"]:
         layer.compile(dynamic=True)
 

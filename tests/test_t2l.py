@@ -12,7 +12,7 @@ from conftest import FAMILIES, GOLDEN, TINY, command, refused
 from encoder import embed, load_encoder
 from lora import MODULES, TARGETS, LoRA, load_peft
 from mistral import generate, load_model, load_tokenizer
-from t2l import T2L, T2LConfig, apply_lora, generate_lora, load_t2l, save_t2l, t2l_config
+from t2l import HEADS, T2L, T2LConfig, apply_lora, generate_lora, load_t2l, save_t2l, t2l_config
 from utils.cli import UserError
 from utils.modules import layer_name
 from utils.peft import same_model
@@ -65,7 +65,7 @@ def counted_by_hand(arch: str, e: int, z: int, h: int, n_layers: int, rank: int,
     return task + ids + trunk + heads + marks + (r * z + 2 * z if arch == "S" else 0)
 
 
-@pytest.mark.parametrize("arch", "LMS")
+@pytest.mark.parametrize("arch", sorted(HEADS))
 @pytest.mark.parametrize("model", [LLAMA_8B, GEMMA_2B], ids=["llama-3.1-8b", "gemma-2-2b"])
 @pytest.mark.parametrize("latent, head_in", [(128, 512), (512, 2048)], ids=["paper", "released"])
 def test_parameter_counts_for_llama_and_gemma(arch, model, latent, head_in):
@@ -85,7 +85,7 @@ def test_one_lora_of_mistral_7b_has_the_papers_size():
 
 
 @pytest.mark.parametrize("sizes", [SMOLLM2, None], ids=["smollm2", "random"])
-@pytest.mark.parametrize("arch", "LMS")
+@pytest.mark.parametrize("arch", sorted(HEADS))
 def test_shapes_of_every_head_layer_and_module(arch, sizes):
     rng = random.Random()
     sizes = sizes or dict(n_layers=rng.randint(1, 5), rank=rng.randint(1, 9), modules={
@@ -107,7 +107,7 @@ def test_shapes_of_every_head_layer_and_module(arch, sizes):
 
 @pytest.mark.parametrize("modules", [TARGETS, tuple(MODULES)], ids=["usual", "all"])
 @pytest.mark.parametrize("name", FAMILIES)
-@pytest.mark.parametrize("arch", "LMS")
+@pytest.mark.parametrize("arch", sorted(HEADS))
 def test_shapes_of_every_head_for_every_family(arch, name, modules):
     """raw, forward, adapters, generate_lora of one text and of several: they fit the model."""
     model, encoder = load_model(GOLDEN / name, torch.float32), load_encoder(GOLDEN / "bert")
@@ -133,7 +133,7 @@ def test_shapes_of_every_head_for_every_family(arch, name, modules):
     check(generate_lora(t2l, "say it", encoder))
 
 
-@pytest.mark.parametrize("arch", "LMS")
+@pytest.mark.parametrize("arch", sorted(HEADS))
 def test_shapes_of_embeddings_that_t2l_does_not_read(arch):
     t2l = made(arch, emb_size=24, **SMOLLM2)
     for shape in ((2, 23), (2, 25), (24,), (1, 2, 24)):
@@ -142,7 +142,7 @@ def test_shapes_of_embeddings_that_t2l_does_not_read(arch):
                 emit(torch.zeros(shape))
 
 
-@pytest.mark.parametrize("arch", "LMS")
+@pytest.mark.parametrize("arch", sorted(HEADS))
 def test_initial_adapter(arch):
     """L starts exactly at the base model; M and S at the paper's small random adapter."""
     t2l = T2L(T2LConfig(arch, 24, **SMOLLM2)).eval()
@@ -159,7 +159,7 @@ def test_initial_adapter(arch):
             assert 0.9 * bound < B[module].abs().max() <= bound
 
 
-@pytest.mark.parametrize("arch", "LMS")
+@pytest.mark.parametrize("arch", sorted(HEADS))
 def test_save_and_load_then_description_to_adapted_model(arch, tmp_path):
     """The whole contract on tiny models: load_t2l, generate_lora, apply_lora, one or many texts."""
     model = load_model(GOLDEN / "llama", torch.float32)

@@ -1,0 +1,81 @@
+"""A layer of a Llama-like model in fewer and larger kernels: a GPU that runs a small model waits for
+Python, which has to start each of them.
+
+q, k and v come from one matmul, gate and up from another; a norm, the rotation of q and k together,
+and attention are one kernel each. What is computed is what mistral.Layer computes, for whole
+sequences that start at the left; in bf16 it rounds elsewhere.
+"""
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+Pair = tuple[Tensor, Tensor]
+
+
+def lay_together(model: nn.Module) -> None:
+    """Store what one matmul reads side by side: the weights of q, k and v, of gate and up. They
+    keep their names and shapes; one more copy of one layer is needed on the way."""
+    for layer in model.model["layers"]:
+        for linears in matmuls(layer):
+            whole = torch.cat([linear.weight for linear in linears])
+            for linear, part in zip(linears, whole.split([len(x.weight) for x in linears])):
+                linear.weight.data = part
+
+
+def matmuls(layer: nn.Module) -> tuple[list[nn.Linear], list[nn.Linear]]:
+    attention, mlp = layer.self_attn, layer.mlp
+    return [attention.q_proj, attention.k_proj, attention.v_proj], [mlp.gate_proj, mlp.up_proj]
+
+
+def together(linears: list[nn.Linear]) -> Tensor:
+    """Their weights, one below the other; a view where they lie so, a copy where, say, an adapter
+    was merged into one of them."""
+    weights = [linear.weight for linear in linears]
+    end, storage = weights[0].data_ptr(), weights[0].untyped_storage().data_ptr()
+    for w in weights:
+        if w.data_ptr() != end or w.untyped_storage().data_ptr() != storage:
+            return torch.cat(weights)
+        end += w.nbytes
+    return weights[0].as_strided((sum(map(len, weights)), weights[0].shape[1]),
+                                 weights[0].stride())
+
+
+def adapt(y: Tensor, x: Tensor, adapter: Pair | None) -> Tensor:
+    """y + B A x, for one adapter or one a sample."""
+    if adapter is None:
+        return y
+    A, B = adapter
+    if A.dim() == 2:
+        return y + F.linear(F.linear(x, A), B)
+    return torch.baddbmm(y, x @ A.transpose(1, 2), B.transpose(1, 2))
+
+
+def fused_layer(layer: nn.Module, x: Tensor, rope: Pair, adapter: dict[str, Pair]) -> Tensor:
+    """x (b, t, d) → (b, t, d), as layer(x, rope, causal mask, adapter, no cache)."""
+    (b, t, _), attention, (qkv, gate_up) = x.shape, layer.self_attn, matmuls(layer)
+    k, c, (cos, sin) = attention.k, attention.c, rope
+
+    # Attention; q (b, t, h, c) and k (b, t, k, c) turn together.
+    y = normed(layer.input_layernorm, x)
+    sizes = [len(linear.weight) for linear in qkv]
+    q, key, v = (adapt(part, y, adapter.get(m)) for m, part in zip(
+        ("q_proj", "k_proj", "v_proj"), F.linear(y, together(qkv)).split(sizes, -1)))
+    both = torch.cat([q, key], -1).view(b, t, -1, c)
+    left, right = both.chunk(2, -1)
+    both = (both * cos + torch.cat([-right, left], -1) * sin).transpose(1, 2)
+    q, key = both.split([both.shape[1] - k, k], 1)
+    y = F.scaled_dot_product_attention(q, key, v.view(b, t, k, c).transpose(1, 2), is_causal=True,
+                                       scale=attention.scale, enable_gqa=True)
+    y = y.transpose(1, 2).reshape(b, t, -1)
+    x = x + adapt(attention.o_proj(y), y, adapter.get("o_proj"))
+
+    # MLP.
+    y = normed(layer.post_attention_layernorm, x)
+    gate, up = (adapt(part, y, adapter.get(m)) for m, part in zip(
+        ("gate_proj", "up_proj"), F.linear(y, together(gate_up)).chunk(2, -1)))
+    y = F.silu(gate) * up
+    return x + adapt(layer.mlp.down_proj(y), y, adapter.get("down_proj"))
+
+
+def normed(norm: nn.Module, x: Tensor) -> Tensor:
+    return F.rms_norm(x, x.shape[-1:], norm.weight, norm.eps)

@@ -318,7 +318,8 @@ def load_model_and_tasks(args: argparse.Namespace) -> tuple[Mistral, Tokenizer, 
     limit = min(MAX_TOKENS, model.cfg.max_position_embeddings)
     suite = drop_too_long(load_suite(args.tasks), tokenizer, limit, args.describe)
     if args.eval_samples and not any(task.test for task in suite.train + suite.unseen):
-        raise UserError("no task has test instances; --eval-samples 0 trains without a table")
+        raise UserError("no task has test instances (a fifth of a task's, so give it 5); "
+                        "--eval-samples 0 trains without a table")
     note(f"{model.cfg.name}, {len(suite.train)} training tasks, {len(suite.unseen)} unseen")
     return model, tokenizer, suite
 

@@ -15,6 +15,7 @@ import re
 import warnings
 from collections import Counter
 from dataclasses import replace
+from difflib import get_close_matches
 from pathlib import Path
 
 from data import generate
@@ -25,6 +26,8 @@ from utils.tokenizer import Tokenizer
 
 
 SNI_SPLITS = Path(__file__).parent / "sni_splits.json"
+KEYS = {"Definition", "Descriptions", "Instances", "Split", "Description Split",
+        "Positive Examples", "Negative Examples"}
 TEST_SHARE = 0.2       # of the instances, where a task file does not say which are for testing
 
 
@@ -67,6 +70,9 @@ def folder_suite(folder: str | Path) -> Suite:
     """
     # Which files.
     folder = Path(folder)
+    if not folder.is_dir():
+        raise UserError(f"--tasks {folder} is a file; give the folder it is in" if folder.exists()
+                        else f"--tasks {folder} does not exist")
     clone = (folder / "splits" / "default").is_dir()
     if (folder / "tasks").is_dir() and (
             clone or {path.name for path in listed(folder, "*.json")} <= {"splits.json"}):
@@ -79,7 +85,7 @@ def folder_suite(folder: str | Path) -> Suite:
         files, splits = paper_tasks(files)
     if not files:
         raise UserError(f"{folder} holds no task file; expected *.json in the schema of "
-                        "Super-NaturalInstructions (see data/suite.py)")
+                        "Super-NaturalInstructions, see docs/own-tasks.md")
 
     # Read and divide them.
     tasks = {}
@@ -138,6 +144,10 @@ def load_task(path: Path) -> Task:
     to eight of the wordings, at most a third; a task with one wording is tested with that one.
     """
     raw = read_json(path)
+    for key in raw.keys() - KEYS:
+        if near := get_close_matches(key.lower(), map(str.lower, KEYS), cutoff=0.8):
+            known = next(k for k in KEYS if k.lower() == near[0])
+            warnings.warn(f"{path}: \"{key}\" is passed over; did you mean \"{known}\"?")
     lines = as_texts(raw.get("Descriptions") or raw.get("Definition"), path,
                      "\"Definition\" (or \"Descriptions\")")
     pairs = read_pairs(raw.get("Instances"), path)

@@ -108,6 +108,10 @@ def test_the_command_names_the_nearest_task_and_warns(known_t2l):
     found = read_neighbours(known_t2l, load_t2l(known_t2l).cfg.emb_size)
     found.threshold = 0.0
     save_neighbours(known_t2l, found)
+    (known_t2l / "results.json").write_text(json.dumps(
+        {"unseen": {"T2L ckpt, own description": {"count_all": 50.0, "count_few": 25.0}}}))
+    assert "task: count (count: 38 % right), " in command("t2l", "Count.", *own).stderr
+    os.remove(known_t2l / "results.json")
     assert "warning" not in (near := command("t2l", "Count.", *own).stderr) and "count, " in near
     assert "nearest" not in command("t2l", "Count.", "--ckpt", known_t2l, *TINY).stderr
 
@@ -132,6 +136,14 @@ def test_list(known_t2l, tiny_t2l):
         "say_slow": 25.0, "say_soft": 50.0, "new_one": 0.0}, "T2L ckpt, random words": {}}}
     said = command("t2l", "--list", "--ckpt", known_t2l).stdout
     assert f"not measured, which python eval.py --ckpt {known_t2l} --out {known_t2l} does" in said
+    config = json.loads((known_t2l / "config.json").read_text())
+    (known_t2l / "config.json").write_text(json.dumps(config | {"tasks": ["my tasks"]}))
+    said = command("t2l", "--list", "--ckpt", known_t2l).stdout
+    assert f"--out {known_t2l} --tasks 'my tasks' does" in said and "data.generate" not in said
+    seen = {"seen": {"T2L ckpt, own description": {"say_loud": 75.0}}}
+    (known_t2l / "results.json").write_text(json.dumps(seen))
+    said = command("t2l", "--list", "--ckpt", known_t2l).stdout
+    assert "75.0 % right on 1 seen tasks" in said
     (known_t2l / "results.json").write_text(json.dumps(table))
     lines = [line.split() for line in command("t2l", "--list", "--ckpt",
                                               known_t2l).stdout.splitlines()]

@@ -50,6 +50,23 @@ def test_resuming_a_finished_run_says_so(tiny_tasks, tmp_path, capsys):
     assert (tmp_path / "run" / "log.jsonl").read_bytes() == before
 
 
+def test_a_run_that_takes_anothers_place_says_so_and_its_picture_goes(tiny_tasks, tmp_path, capsys):
+    flags = ["--mode", "mtlora", "--tasks", tiny_tasks, "--steps", 2, "--eval-samples", 0,
+             "--out", tmp_path / "run"]
+    train_tiny(*flags)
+    (tmp_path / "run" / "log.svg").write_text("of the first")
+    assert "takes its place" not in capsys.readouterr().err
+    train_tiny(*flags)
+    assert capsys.readouterr().err.count("this one takes its place") == 1
+    assert not (tmp_path / "run" / "log.svg").exists()
+
+
+def test_a_run_is_not_written_among_its_tasks(tiny_tasks):
+    with pytest.raises(UserError, match="the folder that this run would write into"):
+        train_tiny("--mode", "mtlora", "--tasks", tiny_tasks, "--out", tiny_tasks)
+    assert not (tiny_tasks / "config.json").exists()
+
+
 def test_a_run_does_not_delete_what_it_starts_from(library, tiny_tasks, tmp_path):
     flags = ["--mode", "recon", "--loras", library, "--tasks", tiny_tasks, "--steps", 2,
              "--eval-samples", 0, "--out", tmp_path / "recon"]

@@ -149,8 +149,20 @@ def test_a_task_file_that_is_not_json_and_folders_without_tasks(tmp_path):
     (tmp_path / "a.json").write_text("{not json")
     with pytest.raises(UserError, match="a.json is not readable as JSON"):
         load_suite(tmp_path)
-    with pytest.raises(UserError, match="holds no task file"):
+    with pytest.raises(UserError, match="a.json is a file; give the folder it is in"):
+        load_suite(tmp_path / "a.json")
+    with pytest.raises(UserError, match="nowhere does not exist"):
         load_suite(tmp_path / "nowhere")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="holds no task file"):
+        load_suite(tmp_path / "empty")
+
+
+@pytest.mark.quick
+def test_a_misspelt_key_is_told_and_a_strange_one_is_not(tmp_path):
+    with pytest.warns(UserWarning, match='"Description" is passed over; did you mean "Desc') as all:
+        load_task(task_file(tmp_path, "close", Description=["Say it."], Source=["a book"]))
+    assert len(all) == 1
 
 
 @pytest.mark.quick

@@ -331,7 +331,7 @@ def check_description(text: str, n_tokens: int, limit: int) -> None:
     foreign = sum(c.isascii() for c in text) < 0.9 * len(text)
     if foreign or len(words) > 4 and not COMMON_WORDS & set(words):
         warn("this does not look like English, the only language the encoder and the training "
-             "descriptions know; expect an unrelated adapter")
+             "descriptions know; the adapter is probably unrelated")
 
 
 # --------------------------------------------------------------------------- flags of t2l.py
@@ -440,7 +440,9 @@ def train_flags(defaults: dict[str, dict], heads: Iterable[str]) -> Parser:
         add(flag, type=kind, help=f"{text} (default: {each})%(default).0s")
 
     # What is trained, on what.
-    add("--mode", choices=list(defaults["--steps"]), required=True, help="what to train")
+    add("--mode", choices=list(defaults["--steps"]), required=True, 
+        help="sft: the hypernetwork, through the language model; recon: the hypernetwork, towards "
+        "a library of LoRAs; lora: that library, one LoRA a task; mtlora: one LoRA for all tasks")
     parser.models(encoder="all-MiniLM-L6-v2")
     parser.tasks()
     parser.folder("--out", "the run's folder", "out/MODE")

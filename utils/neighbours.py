@@ -9,7 +9,8 @@ int8; an embedding wider than 512 is first projected to 512 numbers by fixed ran
 import hashlib
 import json
 import warnings
-from dataclasses import dataclass
+import shlex
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +37,7 @@ class Neighbours:
     wordings: list[str]
     vectors: Tensor
     threshold: float
+    right: dict[str, float] = field(default_factory=dict)     # kind → % right, where it is measured
 
     def nearest(self, task_emb: Tensor) -> tuple[list[int], list[float]]:
         """Embeddings (b, e) → each one's nearest task, by its place in `names`, and the cosine."""
@@ -45,7 +47,9 @@ class Neighbours:
     def tell(self, description: str, task_emb: Tensor) -> None:
         """One line with the task nearest to (1, e), and a warning where it is far."""
         (row,), (similarity,) = self.nearest(task_emb)
-        note(f"nearest training task: {self.names[row]}, similarity {similarity:.2f}: "
+        kind = kind_of(self.names[row])
+        right = f" ({kind}: {self.right[kind]:.0f} % right)" if kind in self.right else ""
+        note(f"nearest training task: {self.names[row]}{right}, similarity {similarity:.2f}: "
              f"{self.wordings[row]}")
         if said := self.far([description], task_emb):
             warn(said)
@@ -60,7 +64,7 @@ class Neighbours:
         many = "" if len(similarity) == 1 else \
             f"{len(found)} of {len(similarity)} descriptions are far from all, the first: "
         return (f"{many}{text[:60]!r} is far from every training task (similarity {nearest:.2f}, "
-                f"usual are {self.threshold:.2f} and more); expect an unrelated adapter; "
+                f"usual are {self.threshold:.2f} and more); the adapter is probably unrelated; "
                 "t2l.py --list shows what it was trained on")
 
     def warn(self, descriptions: list[str], task_emb: Tensor) -> None:
@@ -118,7 +122,9 @@ def read_neighbours(folder: Path, width: int) -> Neighbours | None:
         header = json.loads(safetensors_metadata(path)["tasks"])
         vectors = read_safetensors(path)["vectors"]
         found = Neighbours(header["names"], header["wordings"],
-                           F.normalize(vectors.float(), dim=-1), float(header["threshold"]))
+                           F.normalize(vectors.float(), dim=-1), float(header["threshold"]),
+                           {kind: mean(found) for kind, found in
+                            by_kind(measured(folder)[1]).items()})
         sizes = (len(found.names), min(width, WIDTH))
         if tuple(vectors.shape) != sizes or len(found.wordings) != sizes[0]:
             raise ValueError(f"vectors of {tuple(vectors.shape)}, expected {sizes}")
@@ -130,26 +136,35 @@ def read_neighbours(folder: Path, width: int) -> Neighbours | None:
 
 # ------------------------------------------------------------------------------------- --list
 
+def kind_of(task: str) -> str:
+    """What stands before the first "_" of a task's name."""
+    return task.split("_")[0]
+
+
+def by_kind(scores: dict[str, float]) -> dict[str, list[float]]:
+    found: dict[str, list[float]] = {}
+    for name, score in scores.items():
+        found.setdefault(kind_of(name), []).append(score)
+    return found
+
+
 def listing(folder: Path, found: Neighbours | None) -> str:
-    """The table of t2l.py --list: the kinds of the training tasks, how well each does on unseen
-    tasks as the results.json beside says, one wording each."""
+    """The table of t2l.py --list: the kinds of the training tasks, how well each does as the
+    results.json beside says, one wording each."""
     if found is None:
         raise UserError(f"{folder} does not say what it was trained on: it has no {FILE}, which "
                         "train.py writes beside the weights")
 
-    # A kind is what stands before the first "_" of a task's name.
     kinds: dict[str, list[int]] = {}
     for row, name in enumerate(found.names):
-        kinds.setdefault(name.split("_")[0], []).append(row)
-    scores = unseen_scores(folder)
-    measured: dict[str, list[float]] = {}
-    for name, score in scores.items():
-        measured.setdefault(name.split("_")[0], []).append(score)
+        kinds.setdefault(kind_of(name), []).append(row)
+    split, scores = measured(folder)
+    right_of = by_kind(scores)
 
     # The example is the task nearest to the kind's middle.
-    lines = [f"{'kind':14}{'tasks':>6}{'unseen':>8}{'right':>8}   for example"]
-    for kind in sorted(kinds | dict.fromkeys(measured, [])):
-        rows, right = kinds.get(kind, []), measured.get(kind)
+    lines = [f"{'kind':14}{'tasks':>6}{split or 'unseen':>8}{'right':>8}   for example"]
+    for kind in sorted(kinds | dict.fromkeys(right_of, [])):
+        rows, right = kinds.get(kind, []), right_of.get(kind)
         score = f"{len(right):8}{mean(right):6.0f} %" if right else f"{'-':>8}{'-':>8}"
         example = ""
         if rows:
@@ -158,19 +173,28 @@ def listing(folder: Path, found: Neighbours | None) -> str:
         lines.append(f"{kind:14}{len(rows):6}{score}   {example}")
 
     # All together.
+    config = read_json(folder / "config.json") if (folder / "config.json").exists() else {}
+    tasks = config.get("tasks")
+    command = shlex.join(["python", "eval.py", "--ckpt", str(folder), "--out", str(folder),
+                          *(["--tasks", *map(str, tasks)] if isinstance(tasks, list) else [])])
     summary = f"{folder.name}: {len(found.names)} training tasks of {len(kinds)} kinds; "
-    summary += f"{mean(scores.values()):.1f} % right on {len(scores)} unseen tasks" if scores else \
-        f"not measured, which python eval.py --ckpt {folder} --out {folder} does"
+    summary += f"{mean(scores.values()):.1f} % right on {len(scores)} {split} tasks" \
+        if scores else f"not measured, which {command} does"
+    if not tasks:
+        summary += "\npython -m data.generate --show TASK shows a built-in task's inputs"
     return "\n".join([*lines, summary])
 
 
-def unseen_scores(folder: Path) -> dict[str, float]:
-    """Unseen task → exact match in percent with its own description, as eval.py and train.py
-    leave it in results.json; {} where nothing is measured, or of another T2L."""
+def measured(folder: Path) -> tuple[str, dict[str, float]]:
+    """("unseen", {task: exact match in percent}) with its own description, as eval.py and train.py
+    leave it in results.json; "seen" where no task is unseen; ("", {}) where nothing is measured, or
+    of another T2L."""
     path = folder / "results.json"
-    table = read_json(path).get("unseen", {}) if path.exists() else {}
-    own = {label: scores for label, scores in table.items() if label.endswith("own description")}
+    results = read_json(path) if path.exists() else {}
+    split = next((name for name in ("unseen", "seen") if results.get(name)), "")
+    own = {label: scores for label, scores in results.get(split, {}).items()
+           if label.endswith("own description")}
     named = {label: scores for label, scores in own.items()
              if label.startswith((f"T2L {folder.resolve().name},",
                                   f"T2L {folder.resolve().name} + prompt,"))} or own
-    return next(iter(named.values())) if len(named) == 1 else {}
+    return (split, next(iter(named.values()))) if len(named) == 1 else ("", {})

@@ -38,6 +38,7 @@ SETTINGS = ("mode", "model", "encoder", "tasks", "task", "max_tasks", "loras", "
             "batch_size", "lr", "seed", "describe")
 LATER = {"modules": list(TARGETS), "rank": 8, "alpha": 16.0}    # what runs had without recording it
 WEIGHTS = ("t2l.safetensors", "adapter_model.safetensors")
+PICTURE = "log.svg"                                           # of experiments.plots
 RESULTS = ("results.json", "results_validation.json", "results_library.json",
            "results_benchmarks.json")
 BESIDE = ("tasks.safetensors", "adapter_config.json")         # what one kind of run has alone
@@ -105,11 +106,18 @@ def lock_run(out: Path) -> None:
 
 def is_finished(args: argparse.Namespace, out: Path) -> bool:
     lock_run(out)
+    for folder in args.tasks or []:
+        if Path(folder).resolve() == out.resolve():
+            raise UserError(f"--tasks {folder} is the folder that this run would write into; "
+                            "choose another --out")
     if args.init and Path(args.init).resolve() == out.resolve():
         raise UserError(f"--init {args.init} is the folder that this run writes; choose another "
                         "--out")
     if not args.resume:
         check_new(args, out)
+        if mode := recorded(out).get("mode"):
+            warn(f"{out} holds a run of --mode {mode}; this one takes its place at the end, --out "
+                 "ANOTHER keeps both")
         return False
     check_resumable(args, out)
     finished = not (out / "train_state.pt").exists() and recorded(out).get("finished")
@@ -204,7 +212,7 @@ def finish_run(out: Path, lora_source: nn.Module) -> Iterator[Path]:
     step made the weights infinite."""
     if not all(w.isfinite().all() for w in lora_source.parameters()):
         raise smaller_lr(out, "after the last step the weights hold numbers that are not finite")
-    with atomic_folder(out, stale=(*WEIGHTS, *BESIDE, *RESULTS)) as scratch:
+    with atomic_folder(out, stale=(*WEIGHTS, *BESIDE, *RESULTS, PICTURE)) as scratch:
         yield scratch
         if (out / "log_new.jsonl").exists():
             shutil.copy(out / "log_new.jsonl", scratch / "log.jsonl")
@@ -288,10 +296,11 @@ MEAN_OF = 20               # steps: the loss of one depends on which tasks are i
 
 
 def loss_text(log_file: Path) -> str:
-    """How the loss went: ", loss from 4.21 to 1.30", means of the first and the last steps."""
+    """How the loss went, by means of the first and the last steps: ", loss from 4.21 to 1.30 …"."""
     losses = losses_of([line for _, line in step_lines(log_file)])
     n = min(MEAN_OF, len(losses) // 2)
-    return f", loss from {mean(losses[:n]):.2f} to {mean(losses[-n:]):.2f}" if n else ""
+    return f", loss from {mean(losses[:n]):.2f} to {mean(losses[-n:]):.2f} (means of {n} steps)" \
+        if n else ""
 
 
 def losses_of(lines: list[str]) -> list[float]:

@@ -145,7 +145,7 @@ class Bank(nn.Module):
     L, M and S send the code through an MLP: it can give every training task an adapter of its own,
     and nothing says what it does between them. Here a part of a sentence that says what to find and
     one that says how to write it move different weights, and what they add up to has been trained
-    wherever each of them was. Start: A as in L for any code, B = 0.
+    wherever each of them was. Start: A's entries have a variance of 1/d_in for any code, B = 0.
     """
 
     def __init__(self, cfg: T2LConfig):

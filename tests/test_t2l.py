@@ -32,8 +32,9 @@ COUNTS = {  # arXiv 2506.06105: 16 one-hot tasks without head bias; with gte-lar
 def made(arch: str, **sizes) -> T2L:
     """A hypernetwork whose heads are not at their initial zero."""
     t2l = T2L(T2LConfig(arch, **sizes)).eval()
-    for head in t2l.heads.values():
-        torch.nn.init.normal_(head.weight, std=0.1)
+    at_zero = t2l.bank.B.values() if arch == "bank" else [x.weight for x in t2l.heads.values()]
+    for weight in at_zero:
+        torch.nn.init.normal_(weight, std=0.1)
     return t2l
 
 
@@ -55,6 +56,10 @@ def counted_by_hand(arch: str, e: int, z: int, h: int, n_layers: int, rank: int,
     def linear(a, b):
         return a * b + b
     r = rank
+    if arch == "bank":                         # its code, N bases for each module, their weights
+        N = T2LConfig.bases
+        return linear(e, z) + 2 * z + sum(N * r * (a + b) + linear(z, n_layers * 2 * N)
+                                          for a, b in modules.values())
     task = linear(e, z // 2) + 2 * (z // 2)
     ids = (n_layers + len(modules)) * (z // 4) + 2 * 2 * (z // 4)         # and their LayerNorms
     wide = linear(z, 4 * z) + linear(4 * z, z)
@@ -65,7 +70,7 @@ def counted_by_hand(arch: str, e: int, z: int, h: int, n_layers: int, rank: int,
     return task + ids + trunk + heads + marks + (r * z + 2 * z if arch == "S" else 0)
 
 
-@pytest.mark.parametrize("arch", sorted(HEADS))
+@pytest.mark.parametrize("arch", list(HEADS))
 @pytest.mark.parametrize("model", [LLAMA_8B, GEMMA_2B], ids=["llama-3.1-8b", "gemma-2-2b"])
 @pytest.mark.parametrize("latent, head_in", [(128, 512), (512, 2048)], ids=["paper", "released"])
 def test_parameter_counts_for_llama_and_gemma(arch, model, latent, head_in):
@@ -85,7 +90,7 @@ def test_one_lora_of_mistral_7b_has_the_papers_size():
 
 
 @pytest.mark.parametrize("sizes", [SMOLLM2, None], ids=["smollm2", "random"])
-@pytest.mark.parametrize("arch", sorted(HEADS))
+@pytest.mark.parametrize("arch", list(HEADS))
 def test_shapes_of_every_head_layer_and_module(arch, sizes):
     rng = random.Random()
     sizes = sizes or dict(n_layers=rng.randint(1, 5), rank=rng.randint(1, 9), modules={
@@ -96,8 +101,12 @@ def test_shapes_of_every_head_layer_and_module(arch, sizes):
     t2l = made(arch, emb_size=emb, **sizes)
     A, B = t2l(torch.randn(b, emb))
     for module, (d_in, d_out) in sizes["modules"].items():
-        out = {"L": r * (d_in + d_out), "M": r * max(d_in, d_out), "S": max(d_in, d_out)}[arch]
-        assert t2l.heads[module].weight.shape == (out, T2LConfig.head_in)
+        if arch == "bank":
+            assert t2l.bank.A[module].shape == (T2LConfig.bases, r, d_in)
+            assert t2l.bank.B[module].shape == (T2LConfig.bases, r, d_out)
+        else:
+            out = {"L": r * (d_in + d_out), "M": r * max(d_in, d_out), "S": max(d_in, d_out)}[arch]
+            assert t2l.heads[module].weight.shape == (out, T2LConfig.head_in)
         assert A[module].shape == (b, n, r, d_in) and B[module].shape == (b, n, d_out, r)
         for w in (A[module], B[module]):           # layers, and texts if several, differ
             assert w.isfinite().all()
@@ -107,7 +116,7 @@ def test_shapes_of_every_head_layer_and_module(arch, sizes):
 
 @pytest.mark.parametrize("modules", [TARGETS, tuple(MODULES)], ids=["usual", "all"])
 @pytest.mark.parametrize("name", FAMILIES)
-@pytest.mark.parametrize("arch", sorted(HEADS))
+@pytest.mark.parametrize("arch", list(HEADS))
 def test_shapes_of_every_head_for_every_family(arch, name, modules):
     """raw, forward, adapters, generate_lora of one text and of several: they fit the model."""
     model, encoder = load_model(GOLDEN / name, torch.float32), load_encoder(GOLDEN / "bert")
@@ -133,7 +142,7 @@ def test_shapes_of_every_head_for_every_family(arch, name, modules):
     check(generate_lora(t2l, "say it", encoder))
 
 
-@pytest.mark.parametrize("arch", sorted(HEADS))
+@pytest.mark.parametrize("arch", list(HEADS))
 def test_shapes_of_embeddings_that_t2l_does_not_read(arch):
     t2l = made(arch, emb_size=24, **SMOLLM2)
     for shape in ((2, 23), (2, 25), (24,), (1, 2, 24)):
@@ -142,7 +151,36 @@ def test_shapes_of_embeddings_that_t2l_does_not_read(arch):
                 emit(torch.zeros(shape))
 
 
-@pytest.mark.parametrize("arch", sorted(HEADS))
+def test_a_bank_adds_up_bases_by_weights_linear_in_the_code():
+    """Against loops over layers and bases; and what a code in the middle of two others gives."""
+    t2l = made("bank", emb_size=5, n_layers=2, rank=3, latent=4, bases=6,
+               modules={"q_proj": (7, 8), "v_proj": (7, 2)})
+    codes = torch.randn(2, 4)
+    for module, (d_in, d_out) in t2l.cfg.modules.items():
+        A, B = t2l.bank(module, codes)
+        linear = t2l.bank.weights[module]
+        said = (codes @ linear.weight.T + linear.bias).view(2, 2, 2, 6)     # b, layer, side, base
+        for i in range(2):
+            for layer in range(2):
+                for side, found, width in ((0, A, d_in), (1, B, d_out)):
+                    bases = (t2l.bank.A, t2l.bank.B)[side][module]
+                    wanted = sum(w * base for w, base in zip(said[i, layer, side], bases))
+                    assert found.shape == (2, 2, 3, width)
+                    torch.testing.assert_close(found[i, layer], wanted, atol=1e-5, rtol=1e-5)
+        middle = t2l.bank(module, codes.mean(0, keepdim=True))
+        for whole, half in zip((A, B), middle):
+            torch.testing.assert_close(whole.mean(0), half[0], atol=1e-5, rtol=1e-5)
+
+
+def test_a_bank_starts_at_the_base_model():
+    t2l = T2L(T2LConfig("bank", 24, **SMOLLM2)).eval()
+    A, B = t2l(torch.randn(16, 24))
+    for module in A:
+        assert A[module].std().item() == pytest.approx(576 ** -0.5, rel=0.1)
+        assert not B[module].any()
+
+
+@pytest.mark.parametrize("arch", "LMS")
 def test_initial_adapter(arch):
     """L starts exactly at the base model; M and S at the paper's small random adapter."""
     t2l = T2L(T2LConfig(arch, 24, **SMOLLM2)).eval()
@@ -159,7 +197,7 @@ def test_initial_adapter(arch):
             assert 0.9 * bound < B[module].abs().max() <= bound
 
 
-@pytest.mark.parametrize("arch", sorted(HEADS))
+@pytest.mark.parametrize("arch", list(HEADS))
 def test_save_and_load_then_description_to_adapted_model(arch, tmp_path):
     """The whole contract on tiny models: load_t2l, generate_lora, apply_lora, one or many texts."""
     model = load_model(GOLDEN / "llama", torch.float32)

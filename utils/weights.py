@@ -16,8 +16,8 @@ CHECKPOINTS = Path(__file__).parent.parent / "checkpoints"       # the committed
 FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 T2L = {"arch": TEXT, "emb_size": WIDTH, "n_layers": LAYERS,
        "modules": object_of(list_of(WIDTH, 2)), "rank": WIDTH, "alpha": number(0, 1e9),
-       "latent": whole(4, 2**20, 4), "head_in": WIDTH, "bases": WIDTH, "dropout": number(0, 1), "head_bias": FLAG,
-       "base_model": TEXT, "encoder": TEXT, "z_scored": FLAG, "tasks": list_of(TEXT)}
+       "latent": whole(4, 2**20, 4), "head_in": WIDTH, "bases": WIDTH, "dropout": number(0, 1),
+       "head_bias": FLAG,       "base_model": TEXT, "encoder": TEXT, "z_scored": FLAG, "tasks": list_of(TEXT)}
 
 
 def read_safetensors(path: str | Path) -> dict[str, Tensor]:

@@ -39,7 +39,7 @@ from utils.library import (ReconTargets, canonical, check_library_tasks, check_m
 from utils.neighbours import find_neighbours, save_neighbours
 from utils.run_folder import (StepLog, check_same_t2l, diverged, finish_run, keep_freed_memory,
                               load_state, loss_text, open_run, peak_memory_text, run_metadata,
-                              save_state, settings, start_run)
+                              save_state, settings, start_run, table_command)
 from utils.stats import mean
 from utils.tokenizer import Tokenizer
 
@@ -397,7 +397,7 @@ def setup_recon(args: argparse.Namespace) -> Setup:
         made = load_t2l(out)
         errors = [mean_delta_error(generate_lora(made, list(task.descriptions[:4]), encoder),
                                    goal[task.name]) for task in tasks]
-        return recon_summary(mean(errors), goal, args.loras, out)
+        return recon_summary(mean(errors), goal, table_command(args, out))
     return Setup(TextToLoRA(t2l, encoder, tasks, not args.init, z_scores), draw, targets=targets,
                  evaluate=evaluate, unit="LoRAs")
 

@@ -173,10 +173,10 @@ def check_digests(tasks: dict[str, Task], splits: dict) -> None:
     known = splits.get("sha256", {})
     for part in [part for part, digest in digests(tasks).items() if digest != known.get(part)]:
         raise UserError(
-            f"the built-in suite, made by Python {PYTHON}, has other {part} than {SPLITS} says, "
-            f"which Python {splits.get('python')} wrote; run `python -m data.generate --write DIR` "
-            "with that version, and --tasks DIR reads its suite here (after a change of data/kinds "
-            "copy DIR/splits.json to data/)")
+            f"the built-in suite has other {part} than {SPLITS} says. After a change of "
+            "data/kinds: `python -m data.generate --write DIR`, and copy DIR/splits.json to data/. "
+            f"Without one it is Python's version, {PYTHON} here, {splits.get('python')} there: let "
+            "that one write DIR, and --tasks DIR reads its suite here")
 
 
 # --------------------------------------------------------------------------------- the command

@@ -16,6 +16,7 @@ import json
 import statistics
 from collections import defaultdict
 from dataclasses import dataclass
+from math import nan
 from pathlib import Path
 from types import ModuleType
 
@@ -157,7 +158,7 @@ def figure(runs: list[Run], path: Path) -> None:
         marker, named = "os^v"[i % 4], f"{variant}: {size:.1f} MiB"
         left.plot(x, [statistics.median(r.error for r in group) for group in groups],
                   marker=marker, label=named)
-        right.plot(x, [statistics.median(100 * r.own / r.oracle for r in group)
+        right.plot(x, [statistics.median(100 * r.own / (r.oracle or nan) for r in group)
                        for group in groups], marker=marker, label=named)
 
     # Axes and legend.

@@ -50,7 +50,7 @@ def test_resuming_a_finished_run_says_so(tiny_tasks, tmp_path, capsys):
     assert (tmp_path / "run" / "log.jsonl").read_bytes() == before
 
 
-def test_a_run_that_takes_anothers_place_says_so_and_its_picture_goes(tiny_tasks, tmp_path, capsys):
+def test_a_run_that_takes_anothers_place_says_so(tiny_tasks, tmp_path, capsys):
     flags = ["--mode", "mtlora", "--tasks", tiny_tasks, "--steps", 2, "--eval-samples", 0,
              "--out", tmp_path / "run"]
     train_tiny(*flags)

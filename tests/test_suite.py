@@ -75,8 +75,8 @@ def test_another_pythons_suite_is_refused_in_one_line(part, tmp_path, monkeypatc
     with pytest.raises(UserError) as refused:
         load_suite()
     line = str(refused.value)
-    assert f"made by Python {generate.PYTHON}, has other {part} than" in line
-    assert "Python 3.77 wrote" in line and "\n" not in line
+    assert f"suite has other {part} than" in line
+    assert "3.77 there" in line and "\n" not in line
     assert "python -m data.generate --write DIR" in line and "--tasks DIR" in line
 
 

@@ -35,7 +35,7 @@ class Parser(argparse.ArgumentParser):
     """Every option shows its default in --help; a wrong command line is a UserError."""
 
     def __init__(self, description: str):
-        super().__init__(description=description,
+        super().__init__(description=description, allow_abbrev=False,
                          formatter_class=argparse.ArgumentDefaultsHelpFormatter)
 
     def folder(self, flag: str, text: str, default: str) -> None:

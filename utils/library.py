@@ -200,12 +200,12 @@ def on_device(lora: LoRA, device: str) -> LoRA:
     return A, B
 
 
-def recon_summary(error: float, loras: dict[str, LoRA], folder: str, out: Path) -> str:
+def recon_summary(error: float, loras: dict[str, LoRA], command: str) -> str:
     """The last line of --mode recon: the error of ΔW, beside that of the average LoRA."""
     average = average_lora(loras)
     usual = sum(delta_error(average, lora) for lora in loras.values()) / len(loras)
     return (f"error of ΔW {error:.3f} from the oracles' (average LoRA: {usual:.3f}); for the "
-            f"table: python -m experiments.compare --loras {folder} --ckpt {out} --out {out}")
+            f"table: {command}")
 
 
 class LoRABuffers(nn.Module):

@@ -174,8 +174,9 @@ def listing(folder: Path, found: Neighbours | None) -> str:
 
     # All together.
     config = read_json(folder / "config.json") if (folder / "config.json").exists() else {}
-    tasks = config.get("tasks")
+    tasks, model = config.get("tasks"), config.get("model")
     command = shlex.join(["python", "eval.py", "--ckpt", str(folder), "--out", str(folder),
+                          *(["--model", str(model)] if model else []),
                           *(["--tasks", *map(str, tasks)] if isinstance(tasks, list) else [])])
     summary = f"{folder.name}: {len(found.names)} training tasks of {len(kinds)} kinds; "
     summary += f"{mean(scores.values()):.1f} % right on {len(scores)} {split} tasks" \

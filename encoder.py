@@ -21,12 +21,12 @@ from torch import Tensor, nn
 from tokenizers import normalizers
 from tqdm import tqdm
 
-from mistral import load_model, load_tokenizer, read_config, rope_table, rotate
+from mistral import Mistral, load_model, load_tokenizer, read_config, rope_table, rotate
 from utils.cli import UserError
 from utils.download import cache_folder, default_encoder
 from utils.embedding_cache import digest, embed_cached
 from utils.hf_config import read_encoder_folder
-from utils.peft import LoRA, same_model
+from utils.peft import LoRA, read_reader, same_model
 from utils.rope import ntk_scaling
 from utils.tokenizer import check_vocabulary, pad, read_tokenizer
 from utils.weights import check_layer_count, load_weights, read_safetensors
@@ -164,6 +164,7 @@ class Normalize(nn.Module):
 
 class Encoder(nn.Module):
     """BERT without its pooler; `embed` turns texts into vectors."""
+    parts = None                   # of a vector, which are normalised each by itself: it has one
 
     def __init__(self, cfg: EncoderConfig):
         super().__init__()
@@ -212,7 +213,7 @@ class Encoder(nn.Module):
 
 class OneHot:
     """Stands in for the encoder where T2L knows its tasks by number: a task's name → its row."""
-    name = "one-hot"
+    name, parts = "one-hot", None
 
     def __init__(self, tasks: list[str]):
         self.tasks, self.width = tasks, len(tasks)
@@ -231,11 +232,12 @@ class OneHot:
 class LanguageModel:
     """--encoder base: the language model, in bf16, reads the bare description, without a chat
     format; its last token's state after the final norm is the embedding."""
-    name, limit = "base", 512
+    name, limit, parts = "base", 512, None
 
-    def __init__(self, folder: str | Path | None = None):
-        self.model, tokenizer = load_model(folder), load_tokenizer(folder)
-        self.tokenizer, self.width = tokenizer.tokenizer, self.model.cfg.hidden_size
+    def __init__(self, model: Mistral | str | Path | None = None):
+        self.model = model if isinstance(model, Mistral) else load_model(model)
+        self.tokenizer = load_tokenizer(self.model.cfg.source).tokenizer
+        self.width = self.model.cfg.hidden_size
 
     def identity(self) -> tuple[nn.Module, str]:
         return self.model, f"base {self.model.cfg} {self.limit} {self.tokenizer.to_str()}"
@@ -245,7 +247,8 @@ class LanguageModel:
         encoded = [e.ids[:self.limit] or [0] for e in self.tokenizer.encode_batch(texts)]
 
         def read(ids: Tensor, lengths: Tensor) -> Tensor:
-            return self.model.states(ids)[range(len(ids)), lengths - 1]       # the last token's
+            states = self.model.states(ids.to(self.model.device))
+            return states[range(len(ids)), lengths - 1]                      # the last token's
         return embed_in_batches(encoded, self.width, batch_size, progress, read)
 
 
@@ -259,8 +262,8 @@ class States(LanguageModel):
     """
     name = "states"
 
-    def __init__(self, folder: str | Path | None = None, lora: LoRA | None = None):
-        super().__init__(folder)
+    def __init__(self, model: Mistral | str | Path | None = None, lora: LoRA | None = None):
+        super().__init__(model)
         layers, self.lora = self.model.cfg.num_hidden_layers, lora
         self.depths = [layers // 5, 2 * layers // 5, 3 * layers // 5]
         self.parts = [self.width] * len(self.depths)
@@ -278,7 +281,8 @@ class States(LanguageModel):
         def read(ids: Tensor, lengths: Tensor) -> Tensor:
             place, means = torch.arange(ids.shape[1]), []
             mask = (place < lengths[:, None]) & ((place > 0) | (lengths[:, None] == 1))
-            for i, x in enumerate(self.model.layer_states(ids, self.lora)):
+            ids, mask = ids.to(self.model.device), mask.to(self.model.device)
+            for i, x in enumerate(self.model.layer_states(ids, self.lora)):          # (b, t, d)
                 if i in self.depths:
                     means.append((x.float() * mask[..., None]).sum(1) / mask.sum(1, keepdim=True))
                 if i == self.depths[-1]:
@@ -292,7 +296,7 @@ class Joined:
 
     def __init__(self, encoder: Encoder, states: States):
         self.first, self.second, self.name = encoder, states, f"{encoder.name}+{states.name}"
-        self.tokenizer, self.limit = encoder.tokenizer, encoder.limit
+        self.tokenizer, self.limit, self.lora = encoder.tokenizer, encoder.limit, states.lora
         self.parts = [encoder.width, *states.parts]
         self.width = sum(self.parts)
 
@@ -307,11 +311,11 @@ class Joined:
 
 # ---------------------------------------------------------------------------------- loading
 
-def load_encoder(path: str | Path | None = None, model: str | Path | None = None,
+def load_encoder(path: str | Path | None = None, model: Mistral | str | Path | None = None,
                  lora: LoRA | None = None) -> "Encoder | LanguageModel | Joined":
     """The encoder of a Hugging Face folder, or of that name in the cache (None: all-MiniLM-L6-v2,
-    fetched when missing; "base" and "states": the language model in the folder `model`;
-    "NAME+states": both)."""
+    fetched when missing; "base" and "states": the language model, `model` or in that folder, which
+    for "states" may read with an adapter `lora`; "NAME+states": both)."""
     if path == "base":
         return LanguageModel(model)
     if path == "states":
@@ -354,20 +358,22 @@ def load_encoder(path: str | Path | None = None, model: str | Path | None = None
     return encoder.float().requires_grad_(False).eval()
 
 
-cached_encoder = functools.lru_cache(maxsize=1)(load_encoder)
+@functools.lru_cache(maxsize=1)
+def cached_encoder(name: str, model: Mistral | str | Path | None, reader: str):
+    return load_encoder(name, model, read_reader(reader) if reader else None)
 
 
-def encoder_for(cfg, model: str | Path | None = None,
-                other: str | None = None) -> "Encoder | LanguageModel | OneHot":
+def encoder_for(cfg, model: Mistral | str | Path | None = None,
+                other: str | None = None) -> "Encoder | LanguageModel | Joined | OneHot":
     """What a T2L's descriptions are to be embedded with: by its T2LConfig, or `other`; `model` is
-    the language model's folder."""
+    the language model, or its folder."""
     if cfg.tasks:
         return OneHot(cfg.tasks)
     if not other and cfg.encoder.endswith(("base", "states")) and not model \
             and not same_model(cfg.base_model, read_config().name):
         raise UserError(f"descriptions are embedded by {cfg.base_model} itself: give its folder as "
                         "--model, or generate_lora encoder=load_encoder(\"base\", folder)")
-    encoder = cached_encoder(other or cfg.encoder, model)
+    encoder = cached_encoder(other or cfg.encoder, model, "" if other else cfg.reader)
     if encoder.width != cfg.emb_size:
         raise UserError(f"--encoder {other or cfg.encoder} gives {encoder.width} numbers, this T2L "
                         f"reads {cfg.emb_size}: it was trained with another encoder")
@@ -389,7 +395,7 @@ def embed(encoder: "Encoder | LanguageModel | OneHot", descriptions: list[str],
     """Descriptions → (b, d), normalised; one that ends in a letter gets a full stop. Of a long list
     they are kept for the next run, see utils/embedding_cache.py."""
     texts = [text + "." if text[-1:].isalpha() else text for text in map(str.strip, descriptions)]
-    return normalised(embed_cached(encoder, texts, progress), getattr(encoder, "parts", None))
+    return normalised(embed_cached(encoder, texts, progress), encoder.parts)
 
 
 @torch.no_grad()

@@ -101,7 +101,7 @@ def t2l_rows(folder: Path, suite: Suite, controls: Controls, encoder_of: Encoder
     t2l, encoder, config = load_checkpoint(folder, encoder_of)
     check_model(t2l, model.cfg)
     lines = [d for task in suite.train for d in task.descriptions[:4]]   # enough for a steady mean
-    average = normalised(embed(encoder, lines).mean(0, keepdim=True), getattr(encoder, "parts", None))
+    average = normalised(embed(encoder, lines).mean(0, keepdim=True), encoder.parts)
 
     def read(samples: list[Sample]) -> LoRA:
         return generate_lora(t2l, [s.description for s in samples], encoder)
@@ -236,7 +236,7 @@ def load_models(args) -> tuple[Mistral, Tokenizer, EncoderOf]:
     """--model, its tokenizer, and for each T2L --encoder or its own."""
     model = load_model(args.model, getattr(torch, args.dtype), args.device)
     return (model, load_tokenizer(args.model),
-            lambda cfg: encoder_for(cfg, args.model, args.encoder))
+            lambda cfg: encoder_for(cfg, model, args.encoder))
 
 
 def main() -> None:

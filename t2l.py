@@ -35,7 +35,7 @@ from utils.files import atomic_folder, dump_json
 from utils.gguf_adapter import save_gguf
 from utils.library import LoRABuffers
 from utils.neighbours import listing, read_neighbours
-from utils.peft import check_adapter_sizes, merge_folder
+from utils.peft import READER, check_adapter_sizes, merge_folder
 from utils.sakana import read_sakana
 from utils.schema import as_texts, check_types, kind_of
 from utils.weights import (CHECKPOINTS, checkpoint_folder, fingerprint, load_weights,
@@ -60,6 +60,7 @@ class T2LConfig:
     head_bias: bool = True
     base_model: str = ""
     encoder: str = ""
+    reader: str = ""                          # where the LoRA lies that it reads with, if any
     z_scored: bool = False                    # recon: heads emit (A - mean) / std of a library
     tasks: list[str] = field(default_factory=list)      # of a one-hot T2L, in place of an encoder
 
@@ -80,7 +81,8 @@ def t2l_config(cfg: MistralConfig, arch: str, encoder: Encoder,
     """The hypernetwork's sizes for a language model and an encoder."""
     return T2LConfig(arch, encoder.width, cfg.num_hidden_layers, adapted_modules(cfg, modules),
                      rank, alpha,
-                     base_model=cfg.name, encoder=encoder.name)
+                     base_model=cfg.name, encoder=encoder.name,
+                     reader=READER if getattr(encoder, "lora", None) else "")
 
 
 # -------------------------------------------------------------------------- the trunk's blocks
@@ -329,6 +331,8 @@ def load_t2l(path: str | Path | None = None, module_order: tuple[str, ...] | Non
 
     try:
         modules = {m: tuple(sizes) for m, sizes in fields["modules"].items()}
+        if fields.get("reader"):
+            fields["reader"] = str(folder)
         with torch.device("meta"):
             t2l = T2L(T2LConfig(**fields | {"modules": modules}))
     except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError, RuntimeError) as e:

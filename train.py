@@ -28,7 +28,7 @@ from data.tasks import (Batch, Sample, Suite, Task, draw_from_each, draw_samples
                         encode, hold_out, mean_length, validation_samples)
 from encoder import Encoder, OneHot, embed, init_linear_lda, load_encoder
 from eval import Row, exact_match, report
-from lora import TARGETS, LoRA, lora_scale, map_lora, save_peft
+from lora import TARGETS, LoRA, load_peft, lora_scale, map_lora, save_peft
 from mistral import Mistral, MistralConfig, load_model, load_tokenizer
 from t2l import (HEADS, T2L, T2LConfig, adapted_modules, generate_lora, load_t2l, save_t2l,
                  t2l_config)
@@ -36,6 +36,7 @@ from utils.cli import UserError, note, run, select_tasks, train_args
 from utils.files import dump_json, write_json
 from utils.library import (ReconTargets, canonical, check_library_tasks, check_modules, delta_l1,
                            load_library, mean_delta_error, recon_summary, sizes_of)
+from utils.peft import READER, check_reader, read_reader, save_reader
 from utils.neighbours import find_neighbours, save_neighbours
 from utils.run_folder import (StepLog, check_same_t2l, diverged, finish_run, keep_freed_memory,
                               load_state, loss_text, open_run, peak_memory_text, run_metadata,
@@ -44,6 +45,7 @@ from utils.stats import mean
 from utils.tokenizer import Tokenizer
 
 DEFAULTS = {
+    "--arch":       {"sft": "bank", "mtlora": "L", "lora": "L", "recon": "L"},
     "--rank":       dict.fromkeys(("sft", "mtlora", "lora"), T2LConfig.rank) | {"recon": None},
     "--alpha":      dict.fromkeys(("sft", "mtlora", "lora", "recon"), T2LConfig.alpha),
     "--steps":      {"sft": 540,  "mtlora": 540,  "lora": 150,  "recon": 600},
@@ -67,7 +69,7 @@ class TextToLoRA(nn.Module):
     def __init__(self, t2l: T2L, encoder: Encoder, tasks: list[Task], fresh: bool = True,
                  z_scores: bool = False, held_out: Iterable[Sample] = ()):
         super().__init__()
-        self.t2l, self.z_scores = t2l, z_scores
+        self.t2l, self.z_scores, self.reader = t2l, z_scores, getattr(encoder, "lora", None)
         descriptions = sorted({d for task in tasks for d in task.descriptions})
         self.rows = {text: i for i, text in enumerate(descriptions)}
         self.embeddings = embed(encoder, descriptions, progress="embedding descriptions")
@@ -95,6 +97,8 @@ class TextToLoRA(nn.Module):
 
     def save(self, folder: Path, dtype: torch.dtype, metadata: dict) -> None:
         save_t2l(self.t2l, folder, dtype, metadata)
+        if self.reader:
+            save_reader(folder, self.reader)
         if not self.t2l.cfg.tasks:                               # a one-hot T2L reads no sentence
             save_neighbours(folder, find_neighbours(self.by_task(), self.wordings))
 
@@ -344,10 +348,23 @@ def init_t2l(args: argparse.Namespace, cfg: T2LConfig) -> T2L:
     return t2l
 
 
+def reading_encoder(args: argparse.Namespace, model: Mistral) -> Encoder:
+    """--encoder; where it is the model itself, the LoRA of --read-with, or --init's, is switched on
+    while it reads."""
+    lora = None
+    if args.read_with:
+        lora = load_peft(args.read_with)
+        check_reader(args.read_with, lora, {k: w.shape for k, w in model.named_parameters()},
+                     args.modules)
+    elif args.init and (Path(args.init) / READER).exists():
+        lora = read_reader(args.init)
+    return load_encoder(args.encoder, model, lora)
+
+
 def setup_through_model(args: argparse.Namespace) -> Setup:
     """sft: the hypernetwork; mtlora: one ordinary LoRA. Both through the language model."""
     model, tokenizer, suite = load_model_and_tasks(args)
-    encoder = load_encoder(args.encoder, args.model) if args.mode == "sft" else None
+    encoder = reading_encoder(args, model) if args.mode == "sft" else None
     torch.manual_seed(args.seed)
     held_out = validation_samples(suite)
     if args.mode == "sft":

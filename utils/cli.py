@@ -47,8 +47,9 @@ class Parser(argparse.ArgumentParser):
         """Which two models, where and how precisely; `encoder` says what is used unless given."""
         self.folder("--model", "a Hugging Face folder, or org/name as on its hub",
                     "SmolLM2-135M-Instruct")
-        self.folder("--encoder", "a Hugging Face encoder folder, or base: the language model",
-                    encoder)
+        self.folder("--encoder", "a Hugging Face encoder folder; base: the language model's last "
+                    "state, as in the paper; states: means of its states at three depths; "
+                    "FOLDER+states: both", encoder)
         self.add_argument("--device", type=device_name, default="cpu",
                           help="where the language model runs and training happens: cpu, cuda, "
                           "cuda:N or mps")
@@ -417,6 +418,8 @@ def train_args(defaults: dict[str, dict], heads: Iterable[str],
     for flag, values in defaults.items():
         if getattr(args, name_of(flag)) is None:
             setattr(args, name_of(flag), values[args.mode])
+    if args.encoder is None and args.arch == "bank" and not args.one_hot:
+        args.encoder = "all-MiniLM-L6-v2+states"
     if args.mode == "lora":
         args.save_every = 0                          # every task is saved when it is done
         if args.max_tasks is None and not args.task:
@@ -435,15 +438,17 @@ def train_flags(defaults: dict[str, dict], heads: Iterable[str]) -> Parser:
     parser = Parser("Train Text-to-LoRA.")
     add = parser.add_argument
 
-    def by_mode(flag: str, kind: type, text: str) -> None:
+    def by_mode(flag: str, kind: type, text: str, choices: list | None = None) -> None:
         each = ", ".join(f"{mode} {value}" for mode, value in defaults[flag].items())
-        add(flag, type=kind, help=f"{text} (default: {each})%(default).0s")
+        add(flag, type=kind, choices=choices, help=f"{text} (default: {each})%(default).0s")
 
     # What is trained, on what.
     add("--mode", choices=list(defaults["--steps"]), required=True, 
         help="sft: the hypernetwork, through the language model; recon: the hypernetwork, towards "
         "a library of LoRAs; lora: that library, one LoRA a task; mtlora: one LoRA for all tasks")
-    parser.models(encoder="all-MiniLM-L6-v2")
+    parser.models(encoder="all-MiniLM-L6-v2; with --arch bank all-MiniLM-L6-v2+states")
+    parser.folder("--read-with", "sft: a LoRA of --mode mtlora --describe prompt that is switched "
+                  "on while the language model reads the description (--encoder states)", "none")
     parser.tasks()
     parser.folder("--out", "the run's folder", "out/MODE")
     parser.folder("--loras", "recon: a folder of PEFT folders named as tasks", "none")
@@ -454,7 +459,7 @@ def train_flags(defaults: dict[str, dict], heads: Iterable[str]) -> Parser:
         "(default: lora 64, recon all)%(default).0s")
 
     # The method.
-    add("--arch", choices=list(heads), default="L", help="the hypernetwork's head")
+    by_mode("--arch", str, "the hypernetwork's head, bank or the paper's L, M, S", list(heads))
     add("--one-hot", action="store_true",
         help="recon: a task's number in place of its description's embedding")
     add("--canonical", action="store_true",
@@ -498,7 +503,7 @@ def run_flags(parser: Parser) -> None:
 
 
 USED_BY = {"--loras": ["recon"], "--one-hot": ["recon"], "--canonical": ["recon"],
-           "--recon-space": ["recon"], "--init": ["sft", "recon"], "--task": ["lora", "recon"],
+           "--recon-space": ["recon"], "--init": ["sft", "recon"], "--read-with": ["sft"], "--task": ["lora", "recon"],
            "--max-tasks": ["lora", "recon"], "--compile": ["sft", "mtlora", "lora"],
            "--activation-checkpointing": ["sft", "mtlora", "lora"]}
 
@@ -534,7 +539,10 @@ def check_train_flags(args: argparse.Namespace, samples_per_task: int) -> None:
     if args.mode == "recon" and not args.loras:
         raise UserError("--mode recon needs --loras DIR, a library as --mode lora writes it")
 
-    # Where the description goes.
+    # Where the description goes, and who reads it.
+    if args.read_with and not args.encoder.endswith("states"):
+        raise UserError("--read-with is for --encoder states or NAME+states: a text encoder has no "
+                        "use for the language model's LoRA")
     if args.mode == "sft" and args.describe == "prompt":
         raise UserError("--mode sft reads the description in T2L: use --describe lora or both")
     if args.mode == "mtlora" and args.describe == "both":

@@ -120,6 +120,44 @@ def check_adapter_sizes(what: str, made_for: str, made: tuple, model: str, wante
              "is a copy of the other")
 
 
+# ------------------------------------------------------- the LoRA that a T2L's reader reads with
+
+READER = "reader.safetensors"                    # beside its weights, A.m (n, r, d_in), B.m (n, …)
+
+
+def save_reader(folder: Path, lora: LoRA) -> None:
+    save_file({f"{side}.{m}": w.contiguous() for side, part in zip("AB", lora)
+               for m, w in part.items()}, folder / READER)
+
+
+def read_reader(folder: str | Path) -> LoRA:
+    """(A, B) as save_reader left them in a T2L's folder; UserError where they are not there."""
+    path = Path(folder) / READER
+    if not path.exists():
+        raise UserError(f"{path} is missing: this T2L was trained with --read-with, and reads with "
+                        "the LoRA in it; copy the whole folder")
+    tensors = read_safetensors(path)
+    lora = tuple({name[2:]: w for name, w in tensors.items() if name[:2] == side + "."}
+                 for side in "AB")
+    try:
+        check_single(lora)
+    except ValueError as error:
+        raise UserError(f"{path}: {error}") from None
+    return lora
+
+
+def check_reader(folder: str, lora: LoRA, shapes: dict[str, torch.Size],
+                 modules: list[str]) -> None:
+    """--read-with: UserError unless the LoRA is for this model, and of the modules of the run."""
+    if set(lora[0]) != set(modules):
+        raise UserError(f"--read-with {folder} adapts {', '.join(lora[0])}, this run "
+                        f"{', '.join(modules)}; --modules {' '.join(lora[0])} trains those")
+    try:
+        check_fits(lora, shapes)
+    except UserError as error:
+        raise UserError(f"--read-with {folder}: {error}") from None
+
+
 # ---------------------------------------------------------------------------- adapter folders
 
 def save_peft(folder: str | Path, lora_A: dict[str, Tensor], lora_B: dict[str, Tensor],

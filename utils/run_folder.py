@@ -33,7 +33,7 @@ from utils.stats import mean
 
 # ------------------------------------------------------------------------ what is recorded
 
-SETTINGS = ("mode", "model", "encoder", "tasks", "task", "max_tasks", "loras", "init", "arch",
+SETTINGS = ("mode", "model", "encoder", "tasks", "task", "max_tasks", "loras", "init", "arch", "read_with",
             "one_hot", "canonical", "recon_space", "modules", "rank", "alpha", "steps",
             "batch_size", "lr", "seed", "describe")
 LATER = {"modules": list(TARGETS), "rank": 8, "alpha": 16.0}    # what runs had without recording it
@@ -41,7 +41,7 @@ WEIGHTS = ("t2l.safetensors", "adapter_model.safetensors")
 PICTURE = "log.svg"                                           # of experiments.plots
 RESULTS = ("results.json", "results_validation.json", "results_library.json",
            "results_benchmarks.json")
-BESIDE = ("tasks.safetensors", "adapter_config.json")         # what one kind of run has alone
+BESIDE = ("tasks.safetensors", "adapter_config.json", "reader.safetensors")         # what one kind of run has alone
 FILES = (*WEIGHTS, *RESULTS, *BESIDE, "config.json", "log.jsonl", "log_new.jsonl")
 
 
@@ -242,9 +242,8 @@ def table_command(args: argparse.Namespace, out: Path) -> str:
     words += ["--device", args.device, "--dtype", str(args.dtype).split(".")[1]]
     if args.eval_samples and args.mode != "recon":
         words += ["--eval-samples", args.eval_samples]
-    for name in ("model", "encoder", "tasks"):
-        given = getattr(args, name)
-        if given and not (name == "encoder" and args.mode == "mtlora"):
+    for name in ("model", "tasks"):
+        if given := getattr(args, name):
             words += [f"--{name}", *(given if isinstance(given, list) else [given])]
     return shlex.join(map(str, words))
 
@@ -274,7 +273,7 @@ def check_same_t2l(path: str, found: dict, wanted: dict) -> None:
                                               and same_model(found[key], wanted[key])):
             raise UserError(f"--init {path}: its {key} is {found[key]!r}, this run's "
                             f"{wanted[key]!r}"
-                            + (f"; give --{key} {found[key]}" if key in ("rank", "alpha") else ""))
+                            + (f"; give --{key} {found[key]}" if key in ("arch", "encoder", "rank", "alpha") else ""))
 
 
 # ----------------------------------------------------------------------------- log and state

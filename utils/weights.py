@@ -17,7 +17,7 @@ FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 T2L = {"arch": TEXT, "emb_size": WIDTH, "n_layers": LAYERS,
        "modules": object_of(list_of(WIDTH, 2)), "rank": WIDTH, "alpha": number(0, 1e9),
        "latent": whole(4, 2**20, 4), "head_in": WIDTH, "bases": WIDTH, "dropout": number(0, 1),
-       "head_bias": FLAG,       "base_model": TEXT, "encoder": TEXT, "z_scored": FLAG, "tasks": list_of(TEXT)}
+       "head_bias": FLAG,       "base_model": TEXT, "encoder": TEXT, "reader": TEXT, "z_scored": FLAG, "tasks": list_of(TEXT)}
 
 
 def read_safetensors(path: str | Path) -> dict[str, Tensor]:

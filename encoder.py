@@ -140,7 +140,7 @@ def embed_in_batches(encoded: list[list[int]], d: int, batch_size: int, progress
     for start in tqdm(range(0, len(order), batch_size), desc=progress, disable=not progress):
         batch = order[start:start + batch_size]
         ids = pad([encoded[i] or [0] for i in batch])
-        rows[batch] = read(ids, torch.tensor([len(encoded[i]) for i in batch])).float()
+        rows[batch] = read(ids, torch.tensor([len(encoded[i]) for i in batch])).float().cpu()
     return rows
 
 

@@ -265,7 +265,7 @@ class States(LanguageModel):
     def __init__(self, model: Mistral | str | Path | None = None, lora: LoRA | None = None):
         super().__init__(model)
         layers, self.lora = self.model.cfg.num_hidden_layers, lora
-        self.depths = [layers // 5, 2 * layers // 5, 3 * layers // 5]
+        self.depths = sorted({k * layers // 5 for k in (1, 2, 3)})
         self.parts = [self.width] * len(self.depths)
         self.width *= len(self.depths)
 

@@ -59,11 +59,6 @@ class MistralConfig:
     attn_logit_softcapping: float | None = None        # bounds the scores to ± this
     final_logit_softcapping: float | None = None       # … and the logits
 
-    @property
-    def like_llama(self) -> bool:
-        return not (self.gemma or self.qk_norm or self.biases or self.attn_logit_softcapping
-                    or self.query_pre_attn_scalar)
-
 
 class RMSNorm(nn.Module):
     """x / rms(x) · weight, normalised in fp32 whatever the dtype; Gemma's weight is 1 + w."""
@@ -281,9 +276,8 @@ class Mistral(nn.Module):
         for i, layer in enumerate(self.model["layers"]):
             run = partial(fused_layer, layer) if fused else layer
             run = partial(checkpoint, run, use_reentrant=False) if checkpointing else run
-            rest = () if fused else (window if i in cfg.windowed else causal,
-                                     cache[i] if cache else None, positions)
-            x = run(x, rope, adapters[i], *rest)
+            x = run(x, rope, adapters[i], window if i in cfg.windowed else causal,
+                    cache[i] if cache else None, positions)
             yield x
 
 
@@ -309,9 +303,7 @@ def load_model(path: str | Path | None = None, dtype: torch.dtype = torch.bfloat
     with torch.device("meta"):                           # no memory before the weights are there
         load_weights(model := Mistral(cfg), weights, folder)
     model = model.to(device=device, dtype=dtype).requires_grad_(False).eval()
-    if model.device.type == "cuda" and cfg.like_llama:
-        lay_together(model)
-        model.fused = True
+    model.fused = model.device.type == "cuda" and lay_together(model)
     return model
 
 

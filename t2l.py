@@ -35,10 +35,10 @@ from utils.files import atomic_folder, dump_json
 from utils.gguf_adapter import save_gguf
 from utils.library import LoRABuffers
 from utils.neighbours import listing, read_neighbours
-from utils.peft import READER, check_adapter_sizes, merge_folder
+from utils.peft import check_adapter_sizes, merge_folder
 from utils.sakana import read_sakana
 from utils.schema import as_texts, check_types, kind_of
-from utils.weights import (CHECKPOINTS, checkpoint_folder, fingerprint, load_weights,
+from utils.weights import (CHECKPOINTS, READER, checkpoint_folder, fingerprint, load_weights,
                            read_t2l_folder)
 
 CHECKPOINT = CHECKPOINTS / "smollm2-135m"
@@ -80,8 +80,7 @@ def t2l_config(cfg: MistralConfig, arch: str, encoder: Encoder,
                alpha: float = T2LConfig.alpha) -> T2LConfig:
     """The hypernetwork's sizes for a language model and an encoder."""
     return T2LConfig(arch, encoder.width, cfg.num_hidden_layers, adapted_modules(cfg, modules),
-                     rank, alpha,
-                     base_model=cfg.name, encoder=encoder.name,
+                     rank, alpha, base_model=cfg.name, encoder=encoder.name,
                      reader=READER if getattr(encoder, "lora", None) else "")
 
 
@@ -106,8 +105,8 @@ class Residual(nn.Module):
 
 # ----------------------------------------------------------------------------------- the heads
 #
-# A head turns one module's latent h (b, n, z), the bank the task's code (b, z), into A (b, n, r, d_in)
-# and B (b, n, r, d_out).
+# A head turns one module's latent h (b, n, z) into A (b, n, r, d_in) and B (b, n, r, d_out); the
+# bank does so with the task's code (b, z).
 
 def head_L(t2l: "T2L", module: str, h: Tensor) -> tuple[Tensor, Tensor]:
     """L: one call emits all of A, then all of B."""
@@ -331,8 +330,6 @@ def load_t2l(path: str | Path | None = None, module_order: tuple[str, ...] | Non
 
     try:
         modules = {m: tuple(sizes) for m, sizes in fields["modules"].items()}
-        if fields.get("reader"):
-            fields["reader"] = str(folder)
         with torch.device("meta"):
             t2l = T2L(T2LConfig(**fields | {"modules": modules}))
     except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError, RuntimeError) as e:

@@ -28,7 +28,7 @@ from data.tasks import (Batch, Sample, Suite, Task, draw_from_each, draw_samples
                         encode, hold_out, mean_length, validation_samples)
 from encoder import Encoder, OneHot, embed, init_linear_lda, load_encoder
 from eval import Row, exact_match, report
-from lora import TARGETS, LoRA, load_peft, lora_scale, map_lora, save_peft
+from lora import TARGETS, LoRA, lora_scale, map_lora, save_peft
 from mistral import Mistral, MistralConfig, load_model, load_tokenizer
 from t2l import (HEADS, T2L, T2LConfig, adapted_modules, generate_lora, load_t2l, save_t2l,
                  t2l_config)
@@ -36,8 +36,8 @@ from utils.cli import UserError, note, run, select_tasks, train_args
 from utils.files import dump_json, write_json
 from utils.library import (ReconTargets, canonical, check_library_tasks, check_modules, delta_l1,
                            load_library, mean_delta_error, recon_summary, sizes_of)
-from utils.peft import READER, check_reader, read_reader, save_reader
 from utils.neighbours import find_neighbours, save_neighbours
+from utils.peft import reading_lora, save_reader
 from utils.run_folder import (StepLog, check_same_t2l, diverged, finish_run, keep_freed_memory,
                               load_state, loss_text, open_run, peak_memory_text, run_metadata,
                               save_state, settings, start_run, table_command)
@@ -348,23 +348,13 @@ def init_t2l(args: argparse.Namespace, cfg: T2LConfig) -> T2L:
     return t2l
 
 
-def reading_encoder(args: argparse.Namespace, model: Mistral) -> Encoder:
-    """--encoder; where it is the model itself, the LoRA of --read-with, or --init's, is switched on
-    while it reads."""
-    lora = None
-    if args.read_with:
-        lora = load_peft(args.read_with)
-        check_reader(args.read_with, lora, {k: w.shape for k, w in model.named_parameters()},
-                     args.modules)
-    elif args.init and (Path(args.init) / READER).exists():
-        lora = read_reader(args.init)
-    return load_encoder(args.encoder, model, lora)
-
-
 def setup_through_model(args: argparse.Namespace) -> Setup:
     """sft: the hypernetwork; mtlora: one ordinary LoRA. Both through the language model."""
     model, tokenizer, suite = load_model_and_tasks(args)
-    encoder = reading_encoder(args, model) if args.mode == "sft" else None
+    encoder = None
+    if args.mode == "sft":
+        lora = reading_lora(args.read_with, args.init, model, args.modules)
+        encoder = load_encoder(args.encoder, model, lora)
     torch.manual_seed(args.seed)
     held_out = validation_samples(suite)
     if args.mode == "sft":

@@ -503,8 +503,9 @@ def run_flags(parser: Parser) -> None:
 
 
 USED_BY = {"--loras": ["recon"], "--one-hot": ["recon"], "--canonical": ["recon"],
-           "--recon-space": ["recon"], "--init": ["sft", "recon"], "--read-with": ["sft"], "--task": ["lora", "recon"],
-           "--max-tasks": ["lora", "recon"], "--compile": ["sft", "mtlora", "lora"],
+           "--recon-space": ["recon"], "--init": ["sft", "recon"], "--read-with": ["sft"],
+           "--task": ["lora", "recon"], "--max-tasks": ["lora", "recon"],
+           "--compile": ["sft", "mtlora", "lora"],
            "--activation-checkpointing": ["sft", "mtlora", "lora"]}
 
 

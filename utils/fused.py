@@ -1,5 +1,6 @@
-"""A layer of a Llama-like model in fewer and larger kernels: a GPU that runs a small model waits for
-Python, which has to start each of them.
+"""A layer of a Llama-like model in fewer and larger kernels.
+
+A GPU that runs a small model waits for Python, which has to start each of them.
 
 q, k and v come from one matmul, gate and up from another; a norm, the rotation of q and k together,
 and attention are one kernel each. What is computed is what mistral.Layer computes, for whole
@@ -12,14 +13,19 @@ from torch import Tensor, nn
 Pair = tuple[Tensor, Tensor]
 
 
-def lay_together(model: nn.Module) -> None:
+def lay_together(model: nn.Module) -> bool:
     """Store what one matmul reads side by side: the weights of q, k and v, of gate and up. They
-    keep their names and shapes; one more copy of one layer is needed on the way."""
+    keep their names and shapes; one more copy of one layer is needed on the way. False, and nothing
+    is done, where the layers are not as fused_layer has them."""
+    cfg = model.cfg
+    if cfg.gemma or cfg.qk_norm or cfg.biases or cfg.attn_logit_softcapping:
+        return False
     for layer in model.model["layers"]:
         for linears in matmuls(layer):
             whole = torch.cat([linear.weight for linear in linears])
             for linear, part in zip(linears, whole.split([len(x.weight) for x in linears])):
                 linear.weight.data = part
+    return True
 
 
 def matmuls(layer: nn.Module) -> tuple[list[nn.Linear], list[nn.Linear]]:
@@ -50,8 +56,9 @@ def adapt(y: Tensor, x: Tensor, adapter: Pair | None) -> Tensor:
     return torch.baddbmm(y, x @ A.transpose(1, 2), B.transpose(1, 2))
 
 
-def fused_layer(layer: nn.Module, x: Tensor, rope: Pair, adapter: dict[str, Pair]) -> Tensor:
-    """x (b, t, d) → (b, t, d), as layer(x, rope, causal mask, adapter, no cache)."""
+def fused_layer(layer: nn.Module, x: Tensor, rope: Pair, adapter: dict[str, Pair],
+                *unused) -> Tensor:
+    """x (b, t, d) → (b, t, d), as layer(x, rope, adapter, …) with a causal mask and no cache."""
     (b, t, _), attention, (qkv, gate_up) = x.shape, layer.self_attn, matmuls(layer)
     k, c, (cos, sin) = attention.k, attention.c, rope
 

@@ -13,14 +13,14 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from utils.cli import UserError, warn
 from utils.files import atomic_folder, clear_scratch, dump_json, read_json
 from utils.modules import MODULES, layer_name
 from utils.schema import (FLAG, TEXT, kind_of, misfits, number, object_of, one_of, optional, short,
                           whole)
-from utils.weights import check_numbers, read_safetensors, read_shards
+from utils.weights import READER, check_numbers, read_safetensors, read_shards
 
 LoRA = tuple[dict[str, Tensor], dict[str, Tensor]]
 KEY = "base_model.model.{name}.lora_{side}.weight"
@@ -122,10 +122,8 @@ def check_adapter_sizes(what: str, made_for: str, made: tuple, model: str, wante
 
 # ------------------------------------------------------- the LoRA that a T2L's reader reads with
 
-READER = "reader.safetensors"                    # beside its weights, A.m (n, r, d_in), B.m (n, …)
-
-
 def save_reader(folder: Path, lora: LoRA) -> None:
+    """Write reader.safetensors: A.m (n, r, d_in), B.m (n, d_out, r)."""
     save_file({f"{side}.{m}": w.contiguous() for side, part in zip("AB", lora)
                for m, w in part.items()}, folder / READER)
 
@@ -133,9 +131,6 @@ def save_reader(folder: Path, lora: LoRA) -> None:
 def read_reader(folder: str | Path) -> LoRA:
     """(A, B) as save_reader left them in a T2L's folder; UserError where they are not there."""
     path = Path(folder) / READER
-    if not path.exists():
-        raise UserError(f"{path} is missing: this T2L was trained with --read-with, and reads with "
-                        "the LoRA in it; copy the whole folder")
     tensors = read_safetensors(path)
     lora = tuple({name[2:]: w for name, w in tensors.items() if name[:2] == side + "."}
                  for side in "AB")
@@ -146,16 +141,21 @@ def read_reader(folder: str | Path) -> LoRA:
     return lora
 
 
-def check_reader(folder: str, lora: LoRA, shapes: dict[str, torch.Size],
-                 modules: list[str]) -> None:
-    """--read-with: UserError unless the LoRA is for this model, and of the modules of the run."""
+def reading_lora(folder: str | None, init: str | None, model: nn.Module,
+                 modules: list[str]) -> LoRA | None:
+    """The LoRA with which a run's language model reads: --read-with's, or that of its --init.
+    UserError unless it is for this model, and of the modules of the run."""
+    if not folder:
+        return read_reader(init) if init and (Path(init) / READER).exists() else None
+    lora = load_peft(folder)
     if set(lora[0]) != set(modules):
         raise UserError(f"--read-with {folder} adapts {', '.join(lora[0])}, this run "
                         f"{', '.join(modules)}; --modules {' '.join(lora[0])} trains those")
     try:
-        check_fits(lora, shapes)
+        check_fits(lora, {name: weight.shape for name, weight in model.named_parameters()})
     except UserError as error:
         raise UserError(f"--read-with {folder}: {error}") from None
+    return lora
 
 
 # ---------------------------------------------------------------------------- adapter folders

@@ -29,19 +29,20 @@ from utils.files import (atomic_folder, clear_scratch, lock_folder, read_json, s
 from utils.modules import TARGETS
 from utils.peft import same_model
 from utils.stats import mean
+from utils.weights import READER
 
 
 # ------------------------------------------------------------------------ what is recorded
 
-SETTINGS = ("mode", "model", "encoder", "tasks", "task", "max_tasks", "loras", "init", "arch", "read_with",
-            "one_hot", "canonical", "recon_space", "modules", "rank", "alpha", "steps",
+SETTINGS = ("mode", "model", "encoder", "tasks", "task", "max_tasks", "loras", "init", "arch",
+            "read_with", "one_hot", "canonical", "recon_space", "modules", "rank", "alpha", "steps",
             "batch_size", "lr", "seed", "describe")
 LATER = {"modules": list(TARGETS), "rank": 8, "alpha": 16.0}    # what runs had without recording it
 WEIGHTS = ("t2l.safetensors", "adapter_model.safetensors")
 PICTURE = "log.svg"                                           # of experiments.plots
 RESULTS = ("results.json", "results_validation.json", "results_library.json",
            "results_benchmarks.json")
-BESIDE = ("tasks.safetensors", "adapter_config.json", "reader.safetensors")         # what one kind of run has alone
+BESIDE = ("tasks.safetensors", "adapter_config.json", READER)        # what one kind of run has alone
 FILES = (*WEIGHTS, *RESULTS, *BESIDE, "config.json", "log.jsonl", "log_new.jsonl")
 
 
@@ -273,7 +274,8 @@ def check_same_t2l(path: str, found: dict, wanted: dict) -> None:
                                               and same_model(found[key], wanted[key])):
             raise UserError(f"--init {path}: its {key} is {found[key]!r}, this run's "
                             f"{wanted[key]!r}"
-                            + (f"; give --{key} {found[key]}" if key in ("arch", "encoder", "rank", "alpha") else ""))
+                            + (f"; give --{key} {found[key]}"
+                               if key in ("arch", "encoder", "rank", "alpha") else ""))
 
 
 # ----------------------------------------------------------------------------- log and state

@@ -13,11 +13,13 @@ from utils.files import read_json, weight_files
 from utils.schema import FLAG, LAYERS, TEXT, WIDTH, list_of, misfits, number, object_of, whole
 
 CHECKPOINTS = Path(__file__).parent.parent / "checkpoints"       # the committed ones
+READER = "reader.safetensors"            # beside a T2L's weights: the LoRA that it reads with
 FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 T2L = {"arch": TEXT, "emb_size": WIDTH, "n_layers": LAYERS,
        "modules": object_of(list_of(WIDTH, 2)), "rank": WIDTH, "alpha": number(0, 1e9),
        "latent": whole(4, 2**20, 4), "head_in": WIDTH, "bases": WIDTH, "dropout": number(0, 1),
-       "head_bias": FLAG,       "base_model": TEXT, "encoder": TEXT, "reader": TEXT, "z_scored": FLAG, "tasks": list_of(TEXT)}
+       "head_bias": FLAG, "base_model": TEXT, "encoder": TEXT, "reader": TEXT, "z_scored": FLAG,
+       "tasks": list_of(TEXT)}
 
 
 def read_safetensors(path: str | Path) -> dict[str, Tensor]:
@@ -113,6 +115,11 @@ def read_t2l_folder(folder: Path) -> tuple[dict, dict[str, Tensor]]:
         raise UserError(f"{folder}/config.json has no \"t2l\" section; expected a folder written "
                         "by train.py --mode sft or recon")
     check_t2l(fields, f"{folder}/config.json, section \"t2l\"")
+    if fields.get("reader"):
+        if not (folder / READER).exists():
+            raise UserError(f"{folder / READER} is missing: this T2L was trained with --read-with, "
+                            "and reads with the LoRA in it; copy the whole folder")
+        fields["reader"] = str(folder)
     return fields, read_safetensors(folder / "t2l.safetensors")
 
 

@@ -7,7 +7,7 @@ Exact match on unseen tasks, and on seen tasks' held-out inputs with held-out wo
 model, multi-task LoRA, T2L with its own description, and T2L under four controls: with another
 task's description (any task's, or one that shares the input), with random words, and with the mean
 embedding as a constant. Only the controls tell whether a good score comes from the description.
-Reading order: the controls, rows of the table, running a row, the table, the command.
+Reading order: rows of the table, running a row, the table, the command.
 """
 import random
 from collections import defaultdict
@@ -18,6 +18,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
+from data.controls import Controls
 from data.suite import drop_too_long, load_suite
 from data.tasks import Sample, Suite, message, seen_samples, test_samples
 from encoder import Encoder, embed, encoder_for, normalised
@@ -35,45 +36,6 @@ BATCH = 64
 FEWEST = 10                    # tasks for a verdict: the interval over fewer is too uncertain
 LEAST = 2.0                    # % right, for a verdict: less is what any adapter may have by chance
 EncoderOf = Callable[[T2LConfig], Encoder]          # the encoder that goes with a T2L
-
-
-# ----------------------------------------------------------------------------- the controls
-
-class Controls:
-    """What T2L reads: `own`, or what stands in its place; each takes (sample, rng)."""
-
-    def __init__(self, suite: Suite):
-        tasks = suite.train + suite.validation + suite.unseen
-        self.wordings = {t.name: t.descriptions for t in tasks}
-        self.words = sorted({w for t in suite.train for d in t.descriptions for w in d.split()})
-
-        self.users = defaultdict(set)                  # input → the tasks that use it
-        for task in tasks:
-            for text, _ in task.train + task.test:
-                self.users[text].add(task.name)
-        self.neighbours = defaultdict(set)             # task → those that share any test input
-        for task in tasks:
-            self.neighbours[task.name].update(*(self.users[text] for text, _ in task.test))
-
-    def own(self, sample: Sample, rng: random.Random) -> str:
-        return sample.description
-
-    def other_task(self, sample: Sample, rng: random.Random) -> str:
-        return self.wording_of(set(self.wordings), sample, rng)
-
-    def same_input(self, sample: Sample, rng: random.Random) -> str:
-        """Of a task that uses this input, too, or else such inputs; it nearly always differs."""
-        users = self.users[sample.input] if len(self.users[sample.input]) > 1 else \
-            self.neighbours[sample.task]
-        return self.wording_of(users, sample, rng)
-
-    def random_words(self, sample: Sample, rng: random.Random) -> str:
-        return " ".join(rng.choices(self.words, k=12))
-
-    def wording_of(self, names: set[str], sample: Sample, rng: random.Random) -> str:
-        """A wording of one of these tasks, or of any, but never of the sample's own."""
-        others = sorted(names - {sample.task}) or sorted(self.wordings.keys() - {sample.task})
-        return rng.choice(self.wordings[rng.choice(others)])
 
 
 # ------------------------------------------------------------------------ rows of the table

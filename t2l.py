@@ -27,13 +27,14 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from encoder import Encoder, embed, encoder_for
-from lora import MODULES, TARGETS, LoRA, add_delta, in_order, lora_scale, map_lora, merge, save_peft
+from lora import MODULES, TARGETS, LoRA, add_delta, lora_scale, map_lora, merge, save_peft
 from mistral import MistralConfig, generate, load_model, load_tokenizer, read_config
 from utils.cli import UserError, check_description, note, run, t2l_flags
 from utils.download import model_folder
 from utils.files import atomic_folder, dump_json
 from utils.gguf_adapter import save_gguf
 from utils.library import LoRABuffers
+from utils.modules import adapted_modules
 from utils.neighbours import listing, read_neighbours
 from utils.peft import check_adapter_sizes, merge_folder
 from utils.sakana import read_sakana
@@ -63,16 +64,6 @@ class T2LConfig:
     reader: str = ""                          # where the LoRA lies that it reads with, if any
     z_scored: bool = False                    # recon: heads emit (A - mean) / std of a library
     tasks: list[str] = field(default_factory=list)      # of a one-hot T2L, in place of an encoder
-
-
-def adapted_modules(cfg: MistralConfig, modules: Iterable[str] = TARGETS
-                    ) -> dict[str, tuple[int, int]]:
-    """{module: (d_in, d_out)} of a language model, for these of its MODULES."""
-    d, wide = cfg.hidden_size, cfg.intermediate_size
-    q, kv = (heads * cfg.head_dim for heads in (cfg.num_attention_heads, cfg.num_key_value_heads))
-    sizes = {"q_proj": (d, q), "k_proj": (d, kv), "v_proj": (d, kv), "o_proj": (q, d),
-             "gate_proj": (d, wide), "up_proj": (d, wide), "down_proj": (wide, d)}
-    return {m: sizes[m] for m in in_order(modules)}
 
 
 def t2l_config(cfg: MistralConfig, arch: str, encoder: Encoder,

@@ -15,7 +15,7 @@ early stopping for the oracles, what each mode sets up, main.
 import argparse
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -34,6 +34,7 @@ from t2l import (HEADS, T2L, T2LConfig, adapted_modules, generate_lora, load_t2l
                  t2l_config)
 from utils.cli import UserError, note, run, select_tasks, train_args
 from utils.files import dump_json, write_json
+from utils.fused import compile_layers
 from utils.library import (ReconTargets, canonical, check_library_tasks, check_modules, delta_l1,
                            load_library, mean_delta_error, recon_summary, sizes_of)
 from utils.neighbours import find_neighbours, save_neighbours
@@ -328,23 +329,14 @@ def load_model_and_tasks(args: argparse.Namespace) -> tuple[Mistral, Tokenizer, 
     return model, tokenizer, suite
 
 
-def compile_layers(model: Mistral) -> None:
-    """One graph for all layers and batch shapes (a second one for long sequences)."""
-    model.fused = False
-    for layer in model.model["layers"]:
-        layer.compile(dynamic=True)
-
-
 def init_t2l(args: argparse.Namespace, cfg: T2LConfig) -> T2L:
     """A fresh hypernetwork of these sizes, or --init's if it is for the same models."""
     if not args.init:
         return T2L(cfg)
-    t2l = load_t2l(args.init)
-    check_same_t2l(args.init, vars(t2l.cfg), vars(cfg))
-    t2l.cfg.dropout = cfg.dropout                           # recon has none, sft has the paper's
-    for module in t2l.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = cfg.dropout
+    found = load_t2l(args.init)
+    check_same_t2l(args.init, vars(found.cfg), vars(cfg))
+    t2l = T2L(replace(found.cfg, dropout=cfg.dropout))      # recon has none, sft has the paper's
+    t2l.load_state_dict(found.state_dict())
     return t2l
 
 

@@ -32,15 +32,16 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from data.suite import load_suite
 from data.tasks import (Batch, Sample, Task, draw_from_each, draw_samples, encode, mean_length)
-from encoder import embed, load_encoder
+from encoder import embed, encoder_for, load_encoder
 from lora import TARGETS, LoRA, map_lora, save_peft
 from mistral import (PLAIN_ATTENTION_UP_TO, Mistral, MistralConfig, generate_ids, load_model,
                      load_tokenizer, read_config)
 from t2l import T2L, T2LConfig, adapted_modules, generate_lora, load_t2l
-from train import SAMPLES_PER_TASK, LoRATable, Setup, compile_layers, sft_loss, train
+from train import SAMPLES_PER_TASK, LoRATable, Setup, sft_loss, train
 from utils.cli import Parser, UserError, run
 from utils.download import SMOLLM2, default_model
 from utils.files import write_json
+from utils.fused import compile_layers
 from utils.run_folder import keep_freed_memory, peak_memory
 
 ROOT = Path(__file__).parent.parent              # where `python -m experiments.speed` is run
@@ -83,8 +84,8 @@ def fresh_t2l(cfg: MistralConfig, arch: str = "L", emb_size: int = 384) -> T2L:
 
 
 def embedded(samples: list[Sample]) -> Tensor:
-    """(32, e): each sample's description, by the default encoder."""
-    return embed(load_encoder(), [s.description for s in samples])
+    """(32, e): each sample's description, as the committed T2L reads it."""
+    return embed(encoder_for(load_t2l().cfg), [s.description for s in samples])
 
 
 def stepper(loss: Callable[[], Tensor], trained: nn.Module) -> Callable[[], float]:
@@ -117,6 +118,12 @@ def ours(samples: list[Sample], batch: Batch, compiled: bool = False,
     if compiled:
         compile_layers(model)
     return our_step(model, load_t2l(), embedded(samples), batch)
+
+
+def ours_head_L(samples: list[Sample], batch: Batch) -> Callable[[], float]:
+    """The paper's network in place of the bank, for the same modules."""
+    model, embeddings = load_model(), embed(load_encoder(), [s.description for s in samples])
+    return our_step(model, fresh_t2l(model.cfg), embeddings, batch)
 
 
 def transformers_model(dtype: torch.dtype = torch.bfloat16) -> nn.Module:
@@ -185,6 +192,7 @@ def peft_plain(samples: list[Sample], batch: Batch) -> Callable[[], float]:
 STEPS = {"T2L: ours": (ours, ""),
          "T2L: ours, --compile": (partial(ours, compiled=True), "T2L: ours"),
          "T2L: ours, checkpointing": (partial(ours, checkpointing=True), "T2L: ours"),
+         "T2L: ours, head L": (ours_head_L, ""),
          "T2L: transformers, hooks": (hooks, "T2L: ours"),
          "one LoRA: ours": (ours_plain, ""),
          "one LoRA: transformers, PEFT": (peft_plain, "one LoRA: ours")}
@@ -542,7 +550,8 @@ def part_oracles() -> str:
 def part_adapters() -> str:
     """From description to adapter; for Mistral-7B beside one read of the heads from memory."""
     # The default model.
-    t2l, encoder = load_t2l(), load_encoder()
+    t2l = load_t2l()
+    encoder = encoder_for(t2l.cfg)
     lines = [d for task in load_suite().train[:10] for d in task.descriptions[:10]]
     one, hundred = (median_seconds(lambda: generate_lora(t2l, lines[:n], encoder))
                     for n in (1, 100))

@@ -13,6 +13,14 @@ from torch import Tensor, nn
 Pair = tuple[Tensor, Tensor]
 
 
+def compile_layers(model: nn.Module) -> None:
+    """torch.compile in place of fused_layer: one graph for all layers and batch shapes (a second
+    one for long sequences)."""
+    model.fused = False
+    for layer in model.model["layers"]:
+        layer.compile(dynamic=True)
+
+
 def lay_together(model: nn.Module) -> bool:
     """Store what one matmul reads side by side: the weights of q, k and v, of gate and up. They
     keep their names and shapes; one more copy of one layer is needed on the way. False, and nothing

@@ -21,3 +21,12 @@ def in_order(modules: Iterable[str]) -> list[str]:
     """These modules, each once, as MODULES has them: a module's place is its number in a T2L."""
     wanted = set(modules)
     return [m for m in MODULES if m in wanted]
+
+
+def adapted_modules(cfg, modules: Iterable[str] = TARGETS) -> dict[str, tuple[int, int]]:
+    """{module: (d_in, d_out)} of the language model with this MistralConfig, for these modules."""
+    d, wide = cfg.hidden_size, cfg.intermediate_size
+    q, kv = (heads * cfg.head_dim for heads in (cfg.num_attention_heads, cfg.num_key_value_heads))
+    sizes = {"q_proj": (d, q), "k_proj": (d, kv), "v_proj": (d, kv), "o_proj": (q, d),
+             "gate_proj": (d, wide), "up_proj": (d, wide), "down_proj": (wide, d)}
+    return {m: sizes[m] for m in in_order(modules)}

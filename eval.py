@@ -2,6 +2,8 @@
 
     python eval.py                                # the committed T2L, on unseen and seen tasks
     python eval.py --ckpt out/sft out/mtlora --eval-samples 40
+    python eval.py --ckpt out/seed0 out/seed1 --seeds    # joined, over tasks and seeds
+    python eval.py --tasks DIR --split all               # every task of DIR that it never saw
 
 Exact match on unseen tasks, and on seen tasks' held-out inputs with held-out wordings, for the base
 model, multi-task LoRA, T2L with its own description, and T2L under four controls: with another
@@ -19,8 +21,8 @@ import torch
 from tqdm import tqdm
 
 from data.controls import Controls
-from data.suite import drop_too_long, load_suite
-from data.tasks import Sample, Suite, message, seen_samples, test_samples
+from data.suite import drop_too_long, load_suite, untrained
+from data.tasks import FORMS, Sample, Suite, message, right_answers, seen_samples, test_samples
 from encoder import Encoder, embed, encoder_for, normalised
 from lora import LoRA, load_peft
 from mistral import Mistral, generate, load_model, load_tokenizer
@@ -28,13 +30,14 @@ from t2l import T2L, T2LConfig, check_model, generate_lora, load_t2l
 from utils.cli import UserError, eval_args, note, run
 from utils.files import check_unique, read_json, write_json
 from utils.peft import check_fits
-from utils.stats import interval, mean, print_tasks
+from utils.results import (Column, add_joined, find_label, join_seeds, print_differences,
+                           print_head, print_joined, print_row, print_tasks, verdict, with_name)
+from utils.run_folder import check_seeds
+from utils.stats import mean
 from utils.tokenizer import Tokenizer
 from utils.weights import checkpoint_folders
 
 BATCH = 64
-FEWEST = 10                    # tasks for a verdict: the interval over fewer is too uncertain
-LEAST = 2.0                    # % right, for a verdict: less is what any adapter may have by chance
 EncoderOf = Callable[[T2LConfig], Encoder]          # the encoder that goes with a T2L
 
 
@@ -48,6 +51,8 @@ class Row:
     control: Callable[[Sample, random.Random], str]
     adapters: Callable[[list[Sample]], LoRA | None]
     t2l: str = ""                                   # whose row it is; a T2L's first row is its own
+    run: str = ""                                   # the checkpoint's folder, and what kind of row
+    kind: str = ""                                  # it is: --seeds joins the rows of a kind
 
 
 def load_checkpoint(folder: Path, encoder_of: EncoderOf) -> tuple[T2L, Encoder, dict]:
@@ -73,7 +78,8 @@ def t2l_rows(folder: Path, suite: Suite, controls: Controls, encoder_of: Encoder
         return t2l.adapters(average.expand(len(samples), -1))
 
     describe = config.get("describe", "lora")
-    name = f"T2L {folder.name}" + (" + prompt" if describe == "both" else "")
+    prompt = " + prompt" * (describe == "both")
+    name, kind = f"T2L {folder.name}{prompt}", f"T2L {t2l.cfg.arch}{prompt}"
     rows = [("own description", controls.own, read),
             ("another task's", controls.other_task, read),
             ("another's on this input", controls.same_input, read),
@@ -81,8 +87,8 @@ def t2l_rows(folder: Path, suite: Suite, controls: Controls, encoder_of: Encoder
             ("mean embedding", controls.own, constant)]
     if len(controls.wordings) == 1:                      # there is no other task
         del rows[1:3]
-    return [Row(f"{name}, {label}", describe, control, adapters, name)
-            for label, control, adapters in rows]
+    return [Row(f"{name}, {label}", describe, control, adapters, name, folder.name,
+                f"{kind}, {label}") for label, control, adapters in rows]
 
 
 def mtlora_row(folder: Path, controls: Controls, model: Mistral) -> Row:
@@ -90,7 +96,7 @@ def mtlora_row(folder: Path, controls: Controls, model: Mistral) -> Row:
     lora, describe = load_peft(folder), read_json(folder / "config.json")["describe"]
     check_fits(lora, {name: weight.shape for name, weight in model.named_parameters()})
     label = "multi-task LoRA" + (", description in its prompt" if describe == "prompt" else "")
-    return Row(label, describe, controls.own, lambda samples: lora)
+    return Row(label, describe, controls.own, lambda samples: lora, "", folder.name, label)
 
 
 def table_rows(folders: list[Path], suite: Suite, encoder_of: EncoderOf,
@@ -106,19 +112,19 @@ def table_rows(folders: list[Path], suite: Suite, encoder_of: EncoderOf,
             plain.append(mtlora_row(folder, controls, model))
         else:
             generated += t2l_rows(folder, suite, controls, encoder_of, model)
-    return plain + generated
+    kinds = [row.kind for row in plain]                       # two of a kind go by their folders
+    return [replace(row, label=with_name(row.kind, row.run))
+            if row.kind and kinds.count(row.kind) > 1 else row for row in plain] + generated
 
 
 # ---------------------------------------------------------------------------- running a row
 
 @torch.compiler.set_stance("force_eager")            # many shapes: not worth compiling
-def exact_match(row: Row, samples: list[Sample], model: Mistral,
-                tokenizer: Tokenizer) -> dict[str, list[bool]]:
-    """Task → for each of its samples, whether the greedy answer is one of the accepted ones.
-
-    Only what T2L reads is swapped: a description in the prompt is always the sample's own.
-    """
-    rng, right = random.Random(row.label), defaultdict(list)
+def ask(row: Row, samples: list[Sample], model: Mistral, tokenizer: Tokenizer,
+        room: int = 1) -> list[tuple[Sample, str]]:
+    """Every sample with its greedy answer, of `room` times the longest accepted one's tokens. Only
+    what T2L reads is swapped: a description in the prompt is always the sample's own."""
+    rng, answered = random.Random(row.label), []
     samples = sorted(samples, key=lambda s: len(message(s, row.describe)))
     for start in tqdm(range(0, len(samples), BATCH), desc=row.label, leave=False):
         batch = samples[start:start + BATCH]
@@ -126,70 +132,61 @@ def exact_match(row: Row, samples: list[Sample], model: Mistral,
 
         # What runs on beyond the longest accepted answer is wrong anyway: no need to see its end.
         longest = max(len(tokenizer.answer(a)) for s in batch for a in s.answers)
-        answers = generate(model, tokenizer, [message(s, row.describe) for s in batch], lora,
-                           max_new_tokens=longest + 3)
-        for sample, answer in zip(batch, answers):
-            right[sample.task].append(answer.strip() in {a.strip() for a in sample.answers})
-    return right
+        answered += zip(batch, generate(model, tokenizer, [message(s, row.describe) for s in batch],
+                                        lora, max_new_tokens=room * longest + 3))
+    return answered
+
+
+def exact_match(row: Row, samples: list[Sample], model: Mistral,
+                tokenizer: Tokenizer) -> dict[str, list[bool]]:
+    """Task → for each of its samples, whether the greedy answer is one of the accepted ones."""
+    return right_answers(ask(row, samples, model, tokenizer))
 
 
 # -------------------------------------------------------------------------------- the table
 
-def verdict(rows: list[Row], scores: dict[str, dict[str, float]]) -> str:
-    """For each T2L: is its own description better than the best control, beyond chance?"""
-    said = []
-    for name in dict.fromkeys(row.t2l for row in rows if row.t2l):
-        own, *controls = (row.label for row in rows if row.t2l == name)
-        best = max(controls, key=lambda label: mean(scores[label].values()))
-        low, high = interval([scores[own][t] - scores[best][t] for t in scores[own]])
-        right, reads = mean(scores[own].values()), "it reads its description"
-        why = f"{FEWEST} tasks are needed" if len(scores[own]) < FEWEST else \
-            "more right answers, so more steps, are needed" if right < LEAST else ""
-        said.append(("" if why else f"{reads}: " if low > 0 else f"!!! NOT SHOWN that {reads} !!! ")
-                    + f"{own} {right:.1f} %, best control ({best}) "
-                    f"{mean(scores[best].values()):.1f} %, difference [{low:.1f}, {high:.1f}]"
-                    + (f"; {why} to say whether {reads}" if why else ""))
-    return "; ".join(said)
-
-
 def report(folders: list[Path], suite: Suite, model: Mistral, tokenizer: Tokenizer,
-           encoder_of: EncoderOf, per_task: int, out: Path, split: str = "unseen") -> str:
+           encoder_of: EncoderOf, per_task: int, out: Path, split: str = "unseen",
+           seeds: bool = False, against: str | None = None) -> str:
     """Run every row on `split` and on the seen tasks, print the tables, write results.json into
-    the folder `out`; returns the one-line result."""
+    the folder `out`; returns the one-line result. `suite` is `untrained` for the split "all"."""
     rows = table_rows(folders, suite, encoder_of, model)
+    shown, joined = join_seeds(rows) if seeds else (rows, {})
+    against = None if against is None else find_label([row.label for row in shown], against)
     note(f"{model.cfg.name}; {', '.join(map(str, folders))}")
 
-    # What is asked.
-    columns = {split: test_samples(getattr(suite, split), per_task,
-                                   lambda t: t.descriptions + t.held_out),
-               "seen": seen_samples(suite, per_task)}
-    columns = {name: samples for name, samples in columns.items() if samples}
-    if not columns:
+    # What is asked, and in which forms an answer is right.
+    tasks = suite.unseen if split == "all" else getattr(suite, split)
+    asked = {split: test_samples(tasks, per_task, lambda t: t.descriptions + t.held_out),
+             "seen": seen_samples(suite, per_task) if split != "all" else []}
+    asked = {name: samples for name, samples in asked.items() if samples}
+    forms = {name: FORMS if name == "all" else {name: str.strip} for name in asked}
+    if not asked:
         raise UserError("no task has test instances")
-    sizes = [f"{name}: {len({s.task for s in samples})} tasks, {len(samples)} answers"
-             for name, samples in columns.items()]
-    print("\nexact match in %, [95 % interval over tasks]; " + "; ".join(sizes))
-    print(f"{'':44}" + "".join(f"{name:>22}" for name in columns))
+    results: dict[str, Column] = {column: {} for of in forms.values() for column in of}
+    print_head({name: [s.task for s in samples] for name, samples in asked.items()}, results)
 
     # What is answered.
-    results: dict[str, dict] = {name: {} for name in columns}
     for row in rows:
-        line = f"{row.label:44}"
-        for name, samples in columns.items():
-            right = exact_match(row, samples, model, tokenizer)
-            scores = {task: 100 * mean(r) for task, r in sorted(right.items())}
-            results[name][row.label] = scores
-            low, high = interval(list(scores.values()))
-            line += f"{mean(scores.values()):8.1f} [{low:4.1f}, {high:4.1f}]"
-        print(line, flush=True)
+        for name, samples in asked.items():
+            answered = ask(row, samples, model, tokenizer, len(forms[name]))
+            for column, form in forms[name].items():
+                right = right_answers(answered, form)
+                results[column][row.label] = {t: 100 * mean(r) for t, r in sorted(right.items())}
+        print_row(row.label, results)
+    add_joined(results, joined)
     write_json(out / ("results.json" if split == "unseen" else f"results_{split}.json"), results)
 
     # What it says.
     first, scores = next(iter(results.items()))
-    if not any(row.t2l for row in rows):
-        return f"{first} tasks: {rows[-1].label} {mean(scores[rows[-1].label].values()):.1f} %"
-    print_tasks(scores, next(row.label for row in rows if row.t2l))
-    return f"{first} tasks{', new inputs' * (first == 'seen')}: {verdict(rows, scores)}"
+    what = f"{first} tasks{', new inputs' * (first == 'seen')}" if first in asked else \
+        f"{len(tasks)} tasks not trained on"
+    print_joined(results, joined)
+    print_differences(what, shown, scores, joined, against)
+    if not any(row.t2l for row in shown):
+        return f"{what}: {shown[-1].label} {mean(scores[shown[-1].label].values()):.1f} %"
+    print_tasks(scores, next(row.label for row in shown if row.t2l))
+    return f"{what}: {verdict(shown, scores, joined)}"
 
 
 # ------------------------------------------------------------------------------ the command
@@ -197,18 +194,21 @@ def report(folders: list[Path], suite: Suite, model: Mistral, tokenizer: Tokeniz
 def load_models(args) -> tuple[Mistral, Tokenizer, EncoderOf]:
     """--model, its tokenizer, and for each T2L --encoder or its own."""
     model = load_model(args.model, getattr(torch, args.dtype), args.device)
-    return (model, load_tokenizer(args.model),
-            lambda cfg: encoder_for(cfg, model, args.encoder))
+    return model, load_tokenizer(args.model), lambda cfg: encoder_for(cfg, model, args.encoder)
 
 
 def main() -> None:
     args = eval_args()
     folders = checkpoint_folders(args.ckpt)
+    if args.seeds:
+        check_seeds(folders)
     model, tokenizer, encoder_of = load_models(args)
     suite = drop_too_long(load_suite(args.tasks), tokenizer, model.cfg.max_position_embeddings,
                           "prompt")
+    if args.split == "all":
+        suite = untrained(suite, folders)
     print(report(folders, suite, model, tokenizer, encoder_of, args.eval_samples, args.out,
-                 args.split))
+                 args.split, args.seeds, args.against))
 
 
 if __name__ == "__main__":

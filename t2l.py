@@ -8,10 +8,9 @@ For every layer l and module m of the language model, the hypernetwork reads
 
 and emits A (r, d_in) and B (d_out, r); `adapters` folds the scale into B: ΔW = B A. What one call
 of a head emits makes the three variants of section 3: L, A and B together; M, A or B; S, one rank
-of A or B. The fourth, bank, is ours and the default: it weighs a common set of adapters. Reading
-order: config, the trunk's blocks, the heads, the hypernetwork, loading, description → adapter, the
-command. Shapes: b descriptions, e embedding width, n layers, m modules, r rank, z latent width, N
-bases.
+of A or B. The default, bank, is ours: it weighs adapters that all tasks share. Reading order:
+config, the trunk's blocks, the heads, the hypernetwork, loading, description → adapter, the command.
+Shapes: b descriptions, e embedding width, n layers, m modules, r rank, z latent width, N bases.
 """
 import argparse
 import math
@@ -131,13 +130,13 @@ def head_S(t2l: "T2L", module: str, h: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class Bank(nn.Module):
-    """bank: A and B are weighted sums of N bases, which all layers share; the weights are linear in
-    the task's code, and that is all it decides (after arXiv 2607.02512).
+    """bank: A and B are sums of N bases, which all layers share, by weights that are linear in the
+    task's code (after arXiv 2607.02512).
 
-    L, M and S send the code through an MLP: it can give every training task an adapter of its own,
-    and nothing says what it does between them. Here a part of a sentence that says what to find and
-    one that says how to write it move different weights, and what they add up to has been trained
-    wherever each of them was. Start: A's entries have a variance of 1/d_in for any code, B = 0.
+    L, M and S send the code through an MLP, which can give every training task an adapter of its
+    own and says nothing about what lies between. Here what to find and how to write it can only
+    move weights, and effects that add up combine: a new pair of known parts is a sum of known
+    changes. Start: A's entries have a variance of 1/d_in for any code, B = 0.
     """
 
     def __init__(self, cfg: T2LConfig):
@@ -194,8 +193,7 @@ class T2L(nn.Module):
         self.cfg, self.head = cfg, HEADS[cfg.arch]
         self.neighbours = None                        # its training tasks; load_t2l knows them
         self.scale = lora_scale(cfg.alpha, cfg.rank)              # 16 / √8 = 5.657
-        z = cfg.latent
-        code = z if cfg.arch == "bank" else z // 2        # the others read the place beside it
+        code = cfg.latent // (1 if cfg.arch == "bank" else 2)     # the others read the place, too
         self.task_encoder = nn.ModuleDict({
             "mlp": nn.Sequential(nn.Linear(cfg.emb_size, code), nn.LayerNorm(code))})
         if cfg.arch == "bank":
@@ -206,6 +204,7 @@ class T2L(nn.Module):
             self.mean_recon_target = LoRABuffers(cfg.n_layers, cfg.rank, cfg.modules)
             self.std_recon_target = LoRABuffers(cfg.n_layers, cfg.rank, cfg.modules)
 
+    @torch.no_grad()
     def init_trunk_and_heads(self) -> None:
         cfg, z, drop = self.cfg, self.cfg.latent, self.cfg.dropout
 
@@ -229,15 +228,10 @@ class T2L(nn.Module):
         self.heads = nn.ModuleDict({
             m: nn.Linear(cfg.head_in, self.head.width(cfg.rank, d_in, d_out), cfg.head_bias)
             for m, (d_in, d_out) in cfg.modules.items()})
-        self.init_heads()
-
-    @torch.no_grad()
-    def init_heads(self) -> None:
-        """Zero weights, and each head's own bias (the paper's "Bias-HyperInit")."""
-        for module, linear in self.heads.items():
+        for module, linear in self.heads.items():        # the paper's "Bias-HyperInit"
             linear.weight.zero_()
             if linear.bias is not None:
-                self.head.init_bias(linear.bias.zero_(), self.cfg.rank, self.cfg.modules[module][0])
+                self.head.init_bias(linear.bias.zero_(), cfg.rank, cfg.modules[module][0])
 
     def raw(self, task_emb: Tensor) -> LoRA:
         """What the heads emit, z-scores if cfg.z_scored, for (b, e); shapes as in forward."""

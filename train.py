@@ -200,12 +200,11 @@ def lr_schedule(step: int, steps: int) -> float:
 
 
 def make_optimizer(lora_source: nn.Module) -> torch.optim.AdamW:
-    """AdamW in two groups: a bank's bases learn faster than what reads and weighs them."""
-    bases, others = [], []
-    for name, parameter in lora_source.named_parameters():
-        (bases if name.startswith(("t2l.bank.A", "t2l.bank.B")) else others).append(parameter)
-    groups = [{"params": others, "lr_factor": 1.0}, {"params": bases, "lr_factor": BASES_LR}]
-    return torch.optim.AdamW([group for group in groups if group["params"]], weight_decay=1e-2)
+    """AdamW; a bank's bases learn faster than what reads and weighs them."""
+    groups = [{"params": [parameter], "lr_factor":
+               BASES_LR if name.startswith(("t2l.bank.A", "t2l.bank.B")) else 1.0}
+              for name, parameter in lora_source.named_parameters()]
+    return torch.optim.AdamW(groups, weight_decay=1e-2)
 
 
 def train(setup: Setup, args: argparse.Namespace, log_file: Path,
@@ -343,10 +342,8 @@ def init_t2l(args: argparse.Namespace, cfg: T2LConfig) -> T2L:
 def setup_through_model(args: argparse.Namespace) -> Setup:
     """sft: the hypernetwork; mtlora: one ordinary LoRA. Both through the language model."""
     model, tokenizer, suite = load_model_and_tasks(args)
-    encoder = None
-    if args.mode == "sft":
-        lora = reading_lora(args.read_with, args.init, model, args.modules)
-        encoder = load_encoder(args.encoder, model, lora)
+    encoder = None if args.mode == "mtlora" else load_encoder(
+        args.encoder, model, reading_lora(args.read_with, args.init, model, args.modules))
     torch.manual_seed(args.seed)
     held_out = validation_samples(suite)
     if args.mode == "sft":

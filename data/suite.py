@@ -20,9 +20,11 @@ from pathlib import Path
 
 from data import generate
 from data.tasks import Pair, Sample, Suite, Task, message
-from utils.cli import UserError, composed
+from utils.cli import UserError, composed, note
 from utils.files import listed, read_json
+from utils.neighbours import training_names
 from utils.tokenizer import Tokenizer
+from utils.weights import checkpoint_folder
 
 
 SNI_SPLITS = Path(__file__).parent / "sni_splits.json"
@@ -256,3 +258,47 @@ def drop_too_long(suite: Suite, tokenizer: Tokenizer, limit: int, describe: str)
     if dropped:
         warnings.warn(f"left out {dropped} instances longer than {limit} tokens with their answer")
     return Suite(**kept)
+
+
+# ------------------------------------------------------------------------- what was not trained on
+
+def untrained(suite: Suite, folders: list[Path]) -> Suite:
+    """As `unseen` the suite's tasks, of any part, that no checkpoint was trained on, each to be
+    tested with all its instances; as `train` all tasks, for the controls' wordings. UserError where
+    every task was trained on."""
+    known = set().union(*map(tasks_of_checkpoint, folders))
+    tasks = suite.train + suite.validation + suite.unseen
+    left = [replace(task, test=task.train + task.test) for task in tasks if task.name not in known]
+    if not left:
+        raise UserError(f"--split all: all {len(tasks)} tasks of --tasks were trained on by "
+                        f"{', '.join(map(str, folders))}; give a folder of others with --tasks")
+    note(f"--split all: {len(left)} tasks are asked, {len(tasks) - len(left)} were trained on")
+    return Suite(tasks, [], left)
+
+
+def tasks_of_checkpoint(folder: Path) -> set[str]:
+    """The names of the tasks that it was trained on, and those of what it started from (--init) and
+    what it reads with (--read-with).
+
+    They are in tasks.safetensors. A run without it (a multi-task LoRA, an older or one-hot T2L) was
+    trained on its library's tasks, or on the training tasks of the --tasks that config.json has.
+    Where that cannot be read, a note says so, and the built-in suite's are taken.
+    """
+    names: set[str] = set()
+    folders = [folder]
+    for folder in folders:                               # which grows
+        try:
+            config = {} if (folder / "hypermod.pt").exists() else read_json(folder / "config.json")
+            found = training_names(folder) or config.get("library")
+            if not found and "tasks" not in config:
+                raise UserError("neither tasks.safetensors nor its --tasks are there")
+            with warnings.catch_warnings(action="ignore"):           # said when it was trained
+                names.update(found or (task.name for task in load_suite(config["tasks"]).train))
+            others = [checkpoint_folder(config[key]) for key in ("init", "read_with")
+                      if config.get(key)]
+            folders += [other for other in others if other not in folders]
+        except (UserError, TypeError) as error:
+            note(f"{folder}: not all that it was trained on is known ({error}); the training tasks "
+                 "of the built-in suite are left out in its place, others of its may be asked")
+            names.update(task.name for task in builtin_suite().train)
+    return names

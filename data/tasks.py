@@ -9,6 +9,7 @@ an uninterrupted one does. As in the paper every task is drawn equally often.
 """
 import itertools
 import random
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
@@ -116,6 +117,18 @@ def test_samples(tasks: list[Task], per_task: int,
         for i, (text, answers) in enumerate(rng.sample(task.test, min(per_task, len(task.test)))):
             samples.append(Sample(task.name, lines[i % len(lines)], text, answers))
     return samples
+
+
+FORMS = {"strict": str.strip, "lenient": lambda text: text.strip().lower()}
+
+
+def right_answers(answered: list[tuple[Sample, str]],
+                  form: Callable[[str], str] = str.strip) -> dict[str, list[bool]]:
+    """Task → for each of its samples, whether the answer is an accepted one, both in this form."""
+    right = defaultdict(list)
+    for sample, answer in answered:
+        right[sample.task].append(form(answer) in map(form, sample.answers))
+    return right
 
 
 def seen_samples(suite: Suite, per_task: int) -> list[Sample]:

@@ -7,7 +7,7 @@ from conftest import GOLDEN, TINY, call, refused, task_file
 
 from data.tasks import Sample
 from data.tasks import test_samples as draw_test_samples        # pytest must not take it for a test
-from eval import Controls, Row, exact_match, verdict
+from eval import Controls, Row, ask, exact_match, verdict
 from mistral import load_tokenizer
 from utils.cli import UserError
 from utils.stats import interval, mean
@@ -128,6 +128,74 @@ def test_a_verdict_needs_ten_tasks():
     assert verdict(rows, little).startswith("T2L x, own 1.0 %")
     assert verdict(rows, little).endswith("more steps, are needed to say whether it reads its "
                                           "description")
+
+
+def echo(monkeypatch, form) -> None:
+    """Every model answers "alpha 3" with form("a3", 3), where an adapter is used."""
+    def generate(model, tokenizer, prompts, lora, max_new_tokens):
+        last = [prompt.split("\n")[-1].split() for prompt in prompts]
+        return ["no" if lora is None else form(f"{name[0]}{i}", int(i), lora) for name, i in last]
+    monkeypatch.setattr("eval.generate", generate)
+
+
+def test_seeds_are_joined(tiny_tasks, tmp_path, monkeypatch, capsys):
+    """The runs' own scores stay, the joined ones are their means; a folder is a seed."""
+    tiny = ["--model", GOLDEN / "llama", "--tasks", tiny_tasks]
+    runs = [tmp_path / f"{mode}{seed}" for mode in ("sft", "mtlora") for seed in (0, 1)]
+    for out in runs:
+        call("train", "--mode", out.name[:-1], *tiny, "--seed", out.name[-1], "--steps", 1,
+             "--batch-size", 2, "--eval-samples", 0, "--out", out,
+             *(["--arch", "S", "--encoder", GOLDEN / "bert"] if "sft" in out.name else []))
+    capsys.readouterr()
+    echo(monkeypatch, lambda answer, i, lora: answer if int(
+        1e6 * sum(w.abs().sum().item() for w in lora[0].values()) + i) % 2 else "no")
+    call("eval", *tiny, "--ckpt", *runs, "--seeds", "--out", tmp_path, "--against", "multi-task")
+    out = capsys.readouterr().out
+    assert "T2L S (2 seeds), random words − multi-task LoRA (2 seeds): " in out
+    assert out.splitlines()[-1].startswith("unseen tasks: T2L S (2 seeds), own description ")
+    for scores in json.loads((tmp_path / "results.json").read_text()).values():
+        for joined, own in (("T2L S (2 seeds), mean embedding", "T2L sft{}, mean embedding"),
+                            ("multi-task LoRA (2 seeds)", "multi-task LoRA mtlora{}")):
+            assert scores[joined] == {task: pytest.approx(mean(
+                scores[own.format(seed)][task] for seed in (0, 1))) for task in scores[joined]}
+
+
+def test_split_all_asks_every_task_that_was_not_trained_on(tiny_tasks, tmp_path, monkeypatch,
+                                                           capsys):
+    """All instances of theirs, by both matches; a T2L's tasks are in its folder."""
+    tiny = ["--model", GOLDEN / "llama"]
+    call("train", "--mode", "sft", *tiny, "--encoder", GOLDEN / "bert", "--tasks", tiny_tasks,
+         "--arch", "S", "--steps", 1, "--batch-size", 2, "--eval-samples", 0, "--out",
+         tmp_path / "run")
+    (other := tmp_path / "new" / "other").mkdir(parents=True)
+    for name in ("alpha", "delta", "eta"):
+        task_file(other, name, Instances=[
+            {"input": f"{name} {i}", "output": ["?", f"{name[0]}{i}"]} for i in range(20)])
+    capsys.readouterr()
+    echo(monkeypatch, lambda answer, i, lora: answer.upper() if i % 4 else f" {answer}")
+    with pytest.warns(UserWarning, match="none is left to test as unseen"):
+        call("eval", *tiny, "--tasks", other, "--ckpt", tmp_path / "run", "--split", "all",
+             "--eval-samples", 99, "--out", tmp_path)
+    out, err = capsys.readouterr()
+    assert "all: 2 tasks, 40 answers" in out and "seen:" not in out
+    assert "2 tasks are asked, 1 were trained on" in err
+    found = json.loads((tmp_path / "results_all.json").read_text())
+    own = "T2L run, own description"
+    assert {column: scores[own] for column, scores in found.items()} == {
+        "strict": {"delta": 25.0, "eta": 25.0}, "lenient": {"delta": 100.0, "eta": 100.0}}
+    assert not (tmp_path / "results.json").exists()
+
+
+def test_an_answer_in_capitals_has_room():
+    """With --split all an answer may have twice the tokens of the accepted one."""
+    rooms = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("eval.generate", lambda *_, max_new_tokens: rooms.append(max_new_tokens)
+                      or ["x"])
+        for room in (1, 2):
+            ask(Row("row", "lora", lambda s, rng: "d", lambda batch: None),
+                [Sample("t", "d", "in", ("right",))], None, load_tokenizer(GOLDEN / "llama"), room)
+    assert rooms[1] - 3 == 2 * (rooms[0] - 3) > 0
 
 
 def test_eval_without_a_checkpoint(tiny_tasks, tmp_path):

@@ -1,6 +1,7 @@
 """A run's folder: what is overwritten, what can be resumed, what is refused, what a signal says."""
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -14,6 +15,7 @@ from conftest import ROOT, TINY, command, refused, train_tiny
 import train
 from utils.cli import UserError
 from utils.files import lock_folder, unlock
+from utils.run_folder import check_seeds
 
 
 def test_an_unfinished_run_is_not_overwritten(tmp_path):
@@ -331,3 +333,37 @@ def test_the_tables_command_is_that_of_the_run(flags, tmp_path, capsys):
     assert command("train", *flags).returncode == 0
     done = command("train", *flags, "--resume")
     assert "--dtype float32" in done.stdout and "--device cpu" in done.stdout
+
+
+SEED_RUN = {"mode": "sft", "arch": "bank", "lr": 0.001, "describe": "lora", "dtype": "bfloat16",
+            "tasks": ["x"], "finished": True}
+
+
+@pytest.mark.parametrize("others, said", [
+    ([{"seed": 1}, {"seed": 2, "lr": 0.01}], r"a has lr = 0.001, \S+/c 0.01"),
+    ([{"seed": 1, "steps": 5}], r"a has steps = None, \S+/b 5"),
+    ([{"seed": 1, "dtype": "float32"}], "dtype = 'bfloat16'"),
+    ([{"seed": 1}, {"seed": 0}], r"\S+/a and \S+/c have the same seed, 0"),
+    ([{"seed": None}], "b/config.json says no seed"),
+    ([], "a is the only T2L"),
+    ([{"seed": 1}, {"seed": 0, "mode": "mtlora"}], "c is the only multi-task LoRA, --describe lora")
+])
+def test_seeds_of_runs_with_other_settings_are_refused_before_anything_runs(
+        others, said, tmp_path, monkeypatch):
+    monkeypatch.setattr("eval.load_model", None)
+    for name, change in zip("abc", [{"seed": 0}, *others]):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text(json.dumps(SEED_RUN | change))
+        if change.get("mode") == "mtlora":
+            (tmp_path / name / "adapter_model.safetensors").touch()
+    folders = [tmp_path / name for name in "abc"[:1 + len(others)]]
+    assert re.search(said, refused("eval", "--seeds", "--ckpt", *folders))
+
+
+def test_seeds_may_differ_in_what_names_no_setting(tmp_path):
+    """The command, and what an older run did not record."""
+    for name, change in (("a", {"seed": 0, "command": "x", "tasks": "x"}),
+                         ("b", {"seed": 1, "command": "y", "rank": 8, "alpha": 16.0})):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text(json.dumps(SEED_RUN | change))
+    check_seeds([tmp_path / "a", tmp_path / "b"])

@@ -4,13 +4,16 @@ from collections import Counter
 from dataclasses import replace
 
 import pytest
+import torch
 from conftest import GOLDEN, ROOT, task_file
 
 from data import generate
-from data.suite import drop_too_long, load_suite, load_task
+from data.suite import (drop_too_long, load_suite, load_task, tasks_of_checkpoint,
+                        untrained)
 from data.tasks import Suite, Task, seen_samples
 from mistral import load_tokenizer
 from utils.cli import UserError
+from utils.neighbours import Neighbours, save_neighbours
 
 
 def test_sizes(suite):
@@ -319,3 +322,52 @@ def test_a_clone_with_other_json_at_its_root_is_a_clone(tmp_path):
     (tmp_path / "repo" / "leaderboard.json").write_text("{}")
     with pytest.warns(UserWarning, match="lacks 489 of the paper's tasks"):
         assert list(load_suite(tmp_path / "repo").by_name()) == ["task022_x"]
+
+
+def checkpoint(folder, names=None, **config):
+    """A checkpoint's folder, as far as it says what it was trained on."""
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(config))
+    if names:
+        save_neighbours(folder, Neighbours(names, names, torch.eye(len(names), 4), 0.5))
+    return folder
+
+
+def test_what_a_checkpoint_was_trained_on(tiny_tasks, tmp_path, suite, monkeypatch, capsys):
+    """By its tasks.safetensors before its --tasks; and what it started from and reads with."""
+    monkeypatch.setattr("data.suite.builtin_suite", lambda: suite)
+    lora = checkpoint(tmp_path / "lora", mode="mtlora", tasks=[str(tiny_tasks)])
+    assert tasks_of_checkpoint(lora) == {"alpha", "beta"}                     # gamma is unseen
+    first = checkpoint(tmp_path / "first", ["one"], mode="sft", tasks=["gone"], read_with=str(lora))
+    second = checkpoint(tmp_path / "second", mode="recon", library=["two"], tasks=None,
+                        init=str(first))
+    assert tasks_of_checkpoint(second) == {"two", "one", "alpha", "beta"}
+    (first / "config.json").write_text(json.dumps({"init": str(second)}))        # in a circle
+    assert tasks_of_checkpoint(second) == {"two", "one"}
+    assert tasks_of_checkpoint(checkpoint(tmp_path / "default", tasks=None)) == \
+        {task.name for task in suite.train}
+    assert capsys.readouterr().err == ""
+
+
+def test_what_is_not_known_is_said(tmp_path, suite, monkeypatch, capsys):
+    """The authors' checkpoint, and --tasks or --init that is gone: the built-in suite's."""
+    monkeypatch.setattr("data.suite.builtin_suite", lambda: suite)
+    (official := tmp_path / "authors").mkdir()
+    (official / "hypermod.pt").touch()
+    gone = checkpoint(tmp_path / "a", tasks=[str(tmp_path / "gone")])
+    start = checkpoint(tmp_path / "b", ["one"], init=str(tmp_path / "gone"))
+    default = {task.name for task in suite.train}
+    for folder, names in ((official, default), (gone, default), (start, default | {"one"})):
+        assert tasks_of_checkpoint(folder) == names
+        assert f"{folder}: not all that it was trained on is known" in capsys.readouterr().err
+
+
+def test_untrained_tasks_of_any_part(tiny_tasks, tmp_path):
+    suite, one = load_suite(tiny_tasks), checkpoint(tmp_path / "one", ["alpha"])
+    found = untrained(suite, [one])
+    assert [task.name for task in found.unseen] == ["beta", "gamma"]
+    assert all(len(task.test) == 20 for task in found.unseen)
+    assert [task.name for task in found.train] == ["alpha", "beta", "gamma"]
+    assert found.train[1].test == suite.train[1].test
+    with pytest.raises(UserError, match="all 3 tasks of --tasks were trained on by .*one, .*two"):
+        untrained(suite, [one, checkpoint(tmp_path / "two", ["gamma", "beta"])])

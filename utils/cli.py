@@ -398,8 +398,14 @@ def eval_args() -> argparse.Namespace:
                         "test inputs per task of the split (a few seen tasks: a twentieth; where "
                         "the split has no task, of every seen one)")
     parser.tasks()
-    parser.add_argument("--split", choices=["unseen", "validation"], default="unseen",
-                        help="the tasks to test on")
+    parser.add_argument("--split", choices=["unseen", "validation", "all"], default="unseen",
+                        help="the tasks to test on; all: every task of --tasks that no checkpoint "
+                        "was trained on, by strict and by lenient match")
+    parser.add_argument("--seeds", action="store_true",
+                        help="join the runs of --ckpt that differ in their seed alone: mean, sd, "
+                        "and an interval over tasks and seeds")
+    parser.add_argument("--against", metavar="ROW", type=typed_text, help="give every row's paired "
+                        "difference from this one (default: of any two main rows)%(default).0s")
     parser.renamed("--loras", "python -m experiments.compare --loras DIR")
     for flag in ("--benchmarks", "--run-code", "--likelihood", "--prompts"):
         parser.renamed(flag, f"python -m experiments.benchmarks {flag}")

@@ -112,6 +112,25 @@ def save_neighbours(folder: Path, found: Neighbours) -> None:
               {"tasks": json.dumps(header, ensure_ascii=False)})
 
 
+def training_names(folder: Path) -> list[str] | None:
+    """The names of the tasks that a checkpoint was trained on; None where it does not say."""
+    path = folder / FILE
+    if not path.exists():
+        return None
+    try:
+        names = json.loads(safetensors_metadata(path)["tasks"])["names"]
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise ValueError("no list of names")
+        return names
+    except (SafetensorError, OSError, ValueError, LookupError, TypeError) as error:
+        raise not_ours(path, error) from None
+
+
+def not_ours(path: Path, error: Exception) -> UserError:
+    return UserError(f"{path} is not what train.py writes ({error}); delete it to go without "
+                     "its warnings, or train again")
+
+
 def read_neighbours(folder: Path, width: int) -> Neighbours | None:
     """What a checkpoint's folder says of its training tasks, for embeddings of `width` numbers;
     None where it is an older one. UserError for a file that is none of ours."""
@@ -130,8 +149,7 @@ def read_neighbours(folder: Path, width: int) -> Neighbours | None:
             raise ValueError(f"vectors of {tuple(vectors.shape)}, expected {sizes}")
         return found
     except (SafetensorError, OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-        raise UserError(f"{path} is not what train.py writes ({error}); delete it to go without "
-                        "its warnings, or train again") from None
+        raise not_ours(path, error) from None
 
 
 # ------------------------------------------------------------------------------------- --list

@@ -40,8 +40,8 @@ SETTINGS = ("mode", "model", "encoder", "tasks", "task", "max_tasks", "loras", "
 LATER = {"modules": list(TARGETS), "rank": 8, "alpha": 16.0}    # what runs had without recording it
 WEIGHTS = ("t2l.safetensors", "adapter_model.safetensors")
 PICTURE = "log.svg"                                           # of experiments.plots
-RESULTS = ("results.json", "results_validation.json", "results_library.json",
-           "results_benchmarks.json")
+RESULTS = ("results.json", "results_validation.json", "results_all.json",
+           "results_library.json", "results_benchmarks.json")
 BESIDE = ("tasks.safetensors", "adapter_config.json", READER)        # what one kind of run has alone
 FILES = (*WEIGHTS, *RESULTS, *BESIDE, "config.json", "log.jsonl", "log_new.jsonl")
 
@@ -51,6 +51,15 @@ def settings(args: argparse.Namespace) -> dict:
     library = {"library": args.library} if hasattr(args, "library") else {}     # recon's adapters
     return {k: getattr(args, k) for k in SETTINGS} | {"dtype": str(args.dtype).split(".")[1]} \
         | library
+
+
+def setting(found: dict, key: str) -> object:
+    """A setting as a run's config.json or state has it, or as it was before they recorded it."""
+    of_library = found.get("mode") == "recon" and key in ("modules", "rank")
+    was = found.get(key, None if of_library else LATER.get(key))
+    if key == "tasks" and isinstance(was, str):          # before there could be several folders
+        was = [was]
+    return was
 
 
 def recorded(out: Path) -> dict:
@@ -159,11 +168,7 @@ def check_resumable(args: argparse.Namespace, out: Path) -> None:
         raise UserError(f"nothing to resume: {state} does not exist; a run writes it with "
                         "--save-every N")
     for key, value in settings(args).items():
-        of_library = args.mode == "recon" and key in ("modules", "rank")
-        was = found.get(key, None if of_library else LATER.get(key))
-        if key == "tasks" and isinstance(was, str):      # before there could be several folders
-            was = [was]
-        if was != value:
+        if (was := setting(found, key)) != value:
             where = state if state.exists() else out / "config.json"
             raise UserError(f"{where} says {key} = {was!r}, the command line {value!r}; "
                             + (other_steps(found, out) if key == "steps" else
@@ -172,6 +177,35 @@ def check_resumable(args: argparse.Namespace, out: Path) -> None:
             and not any((out / name).exists() for name in WEIGHTS):
         raise UserError(f"{out}/config.json says that the run is finished, but its weights are not "
                         "there; leave out --resume to begin anew")
+
+
+def check_seeds(folders: list[Path]) -> None:
+    """eval.py --seeds: UserError unless there are two or more runs of each kind (T2L; multi-task
+    LoRA by its --describe), and those of a kind have the same settings but for the seed."""
+    kinds: dict[str, list[Path]] = {}
+    configs = {folder: read_json(folder / "config.json") for folder in folders}
+    for folder, config in configs.items():
+        if not isinstance(config.get("seed"), int):
+            raise UserError(f"{folder}/config.json says no seed; --seeds joins runs of train.py")
+        lora = (folder / "adapter_model.safetensors").exists()
+        kind = f"multi-task LoRA, --describe {config.get('describe')}" if lora else "T2L"
+        kinds.setdefault(kind, []).append(folder)
+
+    for kind, (first, *others) in kinds.items():
+        if not others:
+            raise UserError(f"--seeds joins two runs or more of a kind, but {first} is the only "
+                            f"{kind}")
+        for key in (k for k in (*SETTINGS, "dtype", "library") if k != "seed"):
+            for other in others:
+                was, found = (setting(configs[folder], key) for folder in (first, other))
+                if was != found:
+                    raise UserError(f"--seeds joins runs that differ in their seed alone: {first} "
+                                    f"has {key} = {was!r:.99}, {other} {found!r:.99}")
+        seeds = [configs[folder]["seed"] for folder in kinds[kind]]
+        for i, seed in enumerate(seeds):
+            if seed in seeds[:i]:
+                raise UserError(f"{kinds[kind][seeds.index(seed)]} and {kinds[kind][i]} have the "
+                                f"same seed, {seed}; --seeds counts each once")
 
 
 def other_steps(found: dict, out: Path) -> str:

@@ -51,7 +51,7 @@ DEFAULTS = {
     "--alpha":      dict.fromkeys(("sft", "mtlora", "lora", "recon"), T2LConfig.alpha),
     "--steps":      {"sft": 540,  "mtlora": 540,  "lora": 150,  "recon": 600},
     "--batch-size": {"sft": 32,   "mtlora": 32,   "lora": 64,   "recon": 64},
-    "--lr":         {"sft": 4e-4, "mtlora": 1e-3, "lora": 2e-3, "recon": 1e-2}}
+    "--lr":         {"sft": 4e-4, "mtlora": 2e-3, "lora": 2e-3, "recon": 1e-2}}
 WARMUP = 0.1                         # share of the steps in which the learning rate rises
 MAX_TOKENS = 512                     # of a sample, prompt and answer
 SAMPLES_PER_TASK = 8                 # lora: of each task in a batch, as in the paper

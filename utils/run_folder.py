@@ -42,7 +42,7 @@ WEIGHTS = ("t2l.safetensors", "adapter_model.safetensors")
 PICTURE = "log.svg"                                           # of experiments.plots
 RESULTS = ("results.json", "results_validation.json", "results_all.json",
            "results_library.json", "results_benchmarks.json")
-BESIDE = ("tasks.safetensors", "adapter_config.json", READER)        # what one kind of run has alone
+BESIDE = ("tasks.safetensors", "adapter_config.json", READER)       # what one kind of run has alone
 FILES = (*WEIGHTS, *RESULTS, *BESIDE, "config.json", "log.jsonl", "log_new.jsonl")
 
 

@@ -353,8 +353,8 @@ def check_model(t2l: T2L, cfg: MistralConfig) -> None:
     """UserError where a T2L's adapters do not fit the model, a warning where the names differ."""
     check_adapter_sizes("this T2L", t2l.cfg.base_model, (t2l.cfg.n_layers, t2l.cfg.modules),
                         cfg.name, (cfg.num_hidden_layers, adapted_modules(cfg, t2l.cfg.modules)),
-                        f"give --model the folder of {t2l.cfg.base_model}, or train one for this: "
-                        f"python train.py --mode sft --model {shlex.quote(cfg.source)}")
+                        "give --model the first one's folder, or train a T2L for this: python "
+                        f"train.py --mode sft --model {shlex.quote(cfg.source)}")
 
 
 # ------------------------------------------------------------------------------ the command

@@ -44,6 +44,7 @@ from utils.run_folder import (StepLog, check_same_t2l, diverged, finish_run, kee
                               save_state, settings, start_run, table_command)
 from utils.stats import mean
 from utils.tokenizer import Tokenizer
+from utils.weights import init_fields
 
 DEFAULTS = {
     "--arch":       {"sft": "bank", "mtlora": "L", "lora": "L", "recon": "L"},
@@ -438,7 +439,6 @@ def train_one(args: argparse.Namespace, out: Path) -> str:
     began = time.perf_counter()
     seen = train(setup, args, log_file)
     seconds = time.perf_counter() - began
-
     with finish_run(out, setup.lora_source) as scratch:
         setup.lora_source.save(scratch, args.dtype, settings(args) | run_metadata())
     line = (f"{args.steps} steps in {seconds / 60:.1f} min ({seen / seconds:.0f} {setup.unit}/s)"
@@ -449,7 +449,7 @@ def train_one(args: argparse.Namespace, out: Path) -> str:
 # ------------------------------------------------------------------------------ the command
 
 def main() -> None:
-    args = train_args(DEFAULTS, HEADS, SAMPLES_PER_TASK)
+    args = train_args(DEFAULTS, HEADS, SAMPLES_PER_TASK, init_fields)
     args.dtype = getattr(torch, args.dtype)
     out = Path(args.out or f"out/{args.mode}")
     with open_run(args, out) as finished:

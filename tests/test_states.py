@@ -111,9 +111,11 @@ def test_what_cannot_be_read_with_is_refused_before_any_training(rival, tiny_tas
     assert not (tmp_path / "x").exists()
 
 
-def test_another_head_cannot_go_on_from_a_t2l(tiny_t2l, tiny_tasks, tmp_path):
-    said = last_line("train", "--mode", "sft", *TINY, "--init", tiny_t2l, "--tasks", tiny_tasks,
-                     "--out", tmp_path / "x")
+def test_a_run_goes_on_with_the_head_of_its_start_and_with_no_other(tiny_t2l, tiny_tasks, tmp_path):
+    flags = ["--mode", "sft", *TINY, "--init", tiny_t2l, "--tasks", tiny_tasks]
+    train_tiny(*flags[:2], *flags[6:], "--steps", 1, "--eval-samples", 0, "--out", tmp_path / "a")
+    assert load_t2l(tmp_path / "a").cfg.arch == "S"
+    said = last_line("train", *flags, "--arch", "bank", "--out", tmp_path / "x")
     assert "its arch is 'S', this run's 'bank'; give --arch S" in said
 
 
@@ -124,7 +126,7 @@ def test_the_defaults_of_each_head(monkeypatch):
 
     def given(*flags):
         monkeypatch.setattr("sys.argv", ["train.py", *flags])
-        args = train_args(train.DEFAULTS, train.HEADS, train.SAMPLES_PER_TASK)
+        args = train_args(train.DEFAULTS, train.HEADS, train.SAMPLES_PER_TASK, train.init_fields)
         return args.arch, args.encoder
     assert given("--mode", "sft") == ("bank", "all-MiniLM-L6-v2+states")
     assert given("--mode", "sft", "--arch", "L") == ("L", None)       # all-MiniLM-L6-v2

@@ -300,7 +300,7 @@ def test_a_model_of_another_name_is_warned_of_and_merged_is_that_model(tiny_t2l,
                                     "--prompt", "hi").stderr
     assert refused("t2l", "Say it twice.", "--ckpt", tiny_t2l, "--encoder", GOLDEN / "bert",
                    "--model", GOLDEN / "qwen3", "--prompt", "hi").endswith(
-        f"or train one for this: python train.py --mode sft --model {GOLDEN / 'qwen3'}")
+        f"or train a T2L for this: python train.py --mode sft --model {GOLDEN / 'qwen3'}")
     for name, other, same in (("mistralai/M-v0.2", "M-v0.2", True), ("M-v0.2", "M-v0.1", False),
                               ("", "M", True), (None, "M", True)):
         assert same_model(name, other) is same

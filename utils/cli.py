@@ -414,13 +414,18 @@ def eval_args() -> argparse.Namespace:
 
 # ------------------------------------------------------------------------ flags of train.py
 
-def train_args(defaults: dict[str, dict], heads: Iterable[str],
-               samples_per_task: int) -> argparse.Namespace:
-    """train.py's command line; `defaults` holds {flag: {mode: value}} where modes differ.
+def train_args(defaults: dict[str, dict], heads: Iterable[str], samples_per_task: int,
+               fields_of: Callable[[str], dict]) -> argparse.Namespace:
+    """train.py's command line; `defaults` holds {flag: {mode: value}} where modes differ. Head,
+    encoder, rank and alpha are --init's, by `fields_of`, unless they are given.
 
     UserError where flags make no sense together.
     """
     args = train_flags(defaults, heads).parse_args()
+    found = fields_of(args.init) if args.init and args.mode in ("sft", "recon") else {}
+    for name in ("arch", "encoder", "rank", "alpha"):
+        if getattr(args, name) is None:
+            setattr(args, name, found.get(name))
     for flag, values in defaults.items():
         if getattr(args, name_of(flag)) is None:
             setattr(args, name_of(flag), values[args.mode])

@@ -106,8 +106,8 @@ def checkpoint_folders(given: list[str] | None) -> list[Path]:
     return [checkpoint_folder(one) for one in given or committed().values()]
 
 
-def read_t2l_folder(folder: Path) -> tuple[dict, dict[str, Tensor]]:
-    """A checkpoint as train.py writes it: (the fields of its T2LConfig, its tensors)."""
+def t2l_fields(folder: Path) -> dict:
+    """The fields of a checkpoint's T2LConfig; UserError where they are none."""
     if folder.is_file():
         raise UserError(f"{folder} is a file; give the folder it is in, {folder.parent}")
     fields = read_json(folder / "config.json").get("t2l")
@@ -115,6 +115,20 @@ def read_t2l_folder(folder: Path) -> tuple[dict, dict[str, Tensor]]:
         raise UserError(f"{folder}/config.json has no \"t2l\" section; expected a folder written "
                         "by train.py --mode sft or recon")
     check_t2l(fields, f"{folder}/config.json, section \"t2l\"")
+    return fields
+
+
+def init_fields(given: str) -> dict:
+    """What --init fixes unless flags say it: its T2LConfig's fields; {} for the authors' folder and
+    for a one-hot T2L, of which load_t2l and check_same_t2l say what does not fit."""
+    folder = checkpoint_folder(given)
+    fields = {} if (folder / "hypermod.pt").exists() else t2l_fields(folder)
+    return {} if fields.get("tasks") else fields
+
+
+def read_t2l_folder(folder: Path) -> tuple[dict, dict[str, Tensor]]:
+    """A checkpoint as train.py writes it: (the fields of its T2LConfig, its tensors)."""
+    fields = t2l_fields(folder)
     if fields.get("reader"):
         if not (folder / READER).exists():
             raise UserError(f"{folder / READER} is missing: this T2L was trained with --read-with, "

@@ -78,7 +78,21 @@ def find_label(labels: list[str], given: str) -> str:
     return found[0]
 
 
-# ----------------------------------------------------------------------------------- the verdict
+# ------------------------------------------------------------------------------- what they say
+
+def summary(what: str, rows: list, columns: dict[str, Column], joined: Joined,
+            against: str | None) -> str:
+    """Print the joined rows and what the first column says (`what` is asked): differences, a T2L's
+    score on each task; returns the one-line result."""
+    scores = next(iter(columns.values()))
+    print_joined(columns, joined)
+    print_differences(what, rows, scores, joined, against)
+    t2ls = [row.label for row in rows if row.t2l]
+    if not t2ls:
+        return f"{what}: {rows[-1].label} {mean(scores[rows[-1].label].values()):.1f} %"
+    print_tasks(scores, t2ls[0])
+    return f"{what}: {verdict(rows, scores, joined)}"
+
 
 def verdict(rows: list, scores: Column, joined: Joined | None = None) -> str:
     """For each T2L: is its own description better than the best control, beyond chance?"""

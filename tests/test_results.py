@@ -56,6 +56,19 @@ def test_rows_are_joined_by_their_kind():
         sum(scores[f"T2L {run}, own description"]["t7"] for run in "abc") / 3)
 
 
+def test_what_is_alone_of_its_kind_stays_as_it_is():
+    """It is no row of seeds, and seeds differ from it as from the base model."""
+    rows, scores = tables({"a": (15, 10), "b": (55, 50)}, spread=0)
+    rows = [row for row in rows if row.label != "multi-task LoRA mb"]
+    shown, joined = join_seeds(rows)
+    labels = ["base model", "multi-task LoRA ma", "T2L bank (2 seeds), own description",
+              "T2L bank (2 seeds), random words"]
+    assert [row.label for row in shown] == labels and list(joined) == labels[2:]
+    assert shown[1] is rows[1]
+    add_joined({"unseen": scores}, joined)
+    assert difference(scores, labels[2], labels[1], joined) == (27.5, 7.5, 47.5)
+
+
 def test_runs_are_paired_with_their_own_controls_only():
     """What all seeds have in common is certain, however much they differ; but not between a T2L
     and a multi-task LoRA, whose seeds have nothing to do with each other."""

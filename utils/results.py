@@ -26,14 +26,17 @@ def with_name(kind: str, name: str) -> str:
 
 
 def join_seeds(rows: list) -> tuple[list, Joined]:
-    """eval.py's rows → those without a checkpoint and one for each `kind`, which joins its runs;
-    and which rows it joins."""
+    """eval.py's rows → those that are joined with no other and one for each `kind` of several runs,
+    which joins them; and which rows it joins."""
     kinds: dict[str, list] = {}
     for row in rows:
         if row.kind:
             kinds.setdefault(row.kind, []).append(row)
     shown, joined = [row for row in rows if not row.kind], {}
     for kind, of_kind in kinds.items():
+        if len(of_kind) == 1:
+            shown += of_kind
+            continue
         label = with_name(kind, f"({len(of_kind)} seeds)")
         joined[label] = {row.run: row.label for row in of_kind}
         shown.append(replace(of_kind[0], label=label,

@@ -40,6 +40,8 @@ def test_one_run_has_the_interval_over_tasks_and_seeds_widen_it():
     assert seed_interval([[level] * 9 for level in (10.0, 30.0, 50.0)]) == (10, 50)   # 1/27 each
     low, high = seed_interval([[10.0] * 9, [50.0] * 9], [[10.0] * 9, [50.0] * 9])
     assert (low, high) == (-40, 40)                         # each of the two has seeds of its own
+    hard, easy = [0.0, 10.0, 40.0, 80.0], [10.0, 20.0, 50.0, 90.0]
+    assert seed_interval([easy] * 2, [hard] * 3) == (10, 10)               # but the same tasks
 
 
 def test_rows_are_joined_by_their_kind():

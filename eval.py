@@ -15,6 +15,7 @@ import random
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -30,8 +31,8 @@ from t2l import T2L, T2LConfig, check_model, generate_lora, load_t2l
 from utils.cli import UserError, eval_args, note, run
 from utils.files import check_unique, read_json, write_json
 from utils.peft import check_fits
-from utils.results import (Column, add_joined, find_label, join_seeds, print_differences,
-                           print_head, print_joined, print_row, print_tasks, verdict, with_name)
+from utils.results import (Column, add_joined, find_label, join_seeds, print_head, print_row,
+                           summary, with_name)
 from utils.run_folder import check_seeds
 from utils.stats import mean
 from utils.tokenizer import Tokenizer
@@ -68,14 +69,14 @@ def t2l_rows(folder: Path, suite: Suite, controls: Controls, encoder_of: Encoder
     t2l, encoder, config = load_checkpoint(folder, encoder_of)
     check_model(t2l, model.cfg)
     lines = [d for task in suite.train for d in task.descriptions[:4]]   # enough for a steady mean
-    average = normalised(embed(encoder, lines).mean(0, keepdim=True), encoder.parts)
+    average = cache(lambda: normalised(embed(encoder, lines).mean(0, keepdim=True), encoder.parts))
 
     def read(samples: list[Sample]) -> LoRA:
         return generate_lora(t2l, [s.description for s in samples], encoder)
 
     @torch.no_grad()
     def constant(samples: list[Sample]) -> LoRA:
-        return t2l.adapters(average.expand(len(samples), -1))
+        return t2l.adapters(average().expand(len(samples), -1))
 
     describe = config.get("describe", "lora")
     prompt = " + prompt" * (describe == "both")
@@ -178,15 +179,10 @@ def report(folders: list[Path], suite: Suite, model: Mistral, tokenizer: Tokeniz
     write_json(out / ("results.json" if split == "unseen" else f"results_{split}.json"), results)
 
     # What it says.
-    first, scores = next(iter(results.items()))
-    what = f"{first} tasks{', new inputs' * (first == 'seen')}" if first in asked else \
-        f"{len(tasks)} tasks not trained on"
-    print_joined(results, joined)
-    print_differences(what, shown, scores, joined, against)
-    if not any(row.t2l for row in shown):
-        return f"{what}: {shown[-1].label} {mean(scores[shown[-1].label].values()):.1f} %"
-    print_tasks(scores, next(row.label for row in shown if row.t2l))
-    return f"{what}: {verdict(shown, scores, joined)}"
+    first = next(iter(asked))
+    what = f"{len(tasks)} tasks not trained on" if first == "all" else \
+        f"{first} tasks{', new inputs' * (first == 'seen')}"
+    return summary(what, shown, results, joined, against)
 
 
 # ------------------------------------------------------------------------------ the command

@@ -1,15 +1,17 @@
 """The evaluation's own logic: controls, scores, intervals, the verdict; the command."""
 import json
 import random
+import re
 
 import pytest
 from conftest import GOLDEN, TINY, call, refused, task_file
 
 from data.tasks import Sample
 from data.tasks import test_samples as draw_test_samples        # pytest must not take it for a test
-from eval import Controls, Row, ask, exact_match, verdict
+from eval import Controls, Row, ask, exact_match
 from mistral import load_tokenizer
 from utils.cli import UserError
+from utils.results import verdict
 from utils.stats import interval, mean
 
 
@@ -63,7 +65,7 @@ def test_verdict_is_loud_when_the_margin_is_not_there(own, shown):
     assert ("NOT SHOWN" not in said) == shown and "T2L x, mean embedding" in said
 
 
-def test_the_command_prints_a_table_of_all_folders(tiny_tasks, tmp_path, capsys):
+def test_the_command_prints_a_table_of_all_folders(tiny_tasks, tmp_path, capsys, monkeypatch):
     tiny = ["--model", GOLDEN / "llama", "--tasks", tiny_tasks, "--dtype", "float32"]
     folders = []
     for mode, arch in (("sft", "S"), ("sft", "L"), ("mtlora", "L")):
@@ -76,6 +78,13 @@ def test_the_command_prints_a_table_of_all_folders(tiny_tasks, tmp_path, capsys)
                   "T2L sftL, random words"):
         assert out.count(f"\n{label} ") == 1
     assert out.count("it reads its description") == 2          # one verdict for each T2L
+    assert out.count(" − ") == 10 and re.search(               # any two of five main rows
+        r"\n  T2L sftS, own description − base model: [+-]\d+\.\d \[-?\d+\.\d, -?\d+\.\d\]\n", out)
+
+    monkeypatch.setattr("eval.ask", None)                      # a wrong row is told before anything
+    monkeypatch.setattr("eval.embed", None)                    # is run: these would be no refusal
+    said = refused("eval", *tiny, "--ckpt", *folders, "--out", tmp_path, "--against", "T2L sft")
+    assert "beginning of 10 rows" in said and "T2L sftL, mean embedding" in said
 
 
 def test_a_suite_of_one_task_has_no_other_tasks_rows(tmp_path, capsys):

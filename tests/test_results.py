@@ -40,6 +40,8 @@ def test_one_run_has_the_interval_over_tasks_and_seeds_widen_it():
     assert seed_interval([[level] * 9 for level in (10.0, 30.0, 50.0)]) == (10, 50)   # 1/27 each
     low, high = seed_interval([[10.0] * 9, [50.0] * 9], [[10.0] * 9, [50.0] * 9])
     assert (low, high) == (-40, 40)                         # each of the two has seeds of its own
+    hard, easy = [0.0, 10.0, 40.0, 80.0], [10.0, 20.0, 50.0, 90.0]
+    assert seed_interval([easy] * 2, [hard] * 3) == (10, 10)               # but the same tasks
 
 
 def test_rows_are_joined_by_their_kind():
@@ -54,6 +56,19 @@ def test_rows_are_joined_by_their_kind():
     assert scores.items() > before.items() and len(scores) == len(before) + 3
     assert scores["T2L bank (3 seeds), own description"]["t7"] == pytest.approx(
         sum(scores[f"T2L {run}, own description"]["t7"] for run in "abc") / 3)
+
+
+def test_what_is_alone_of_its_kind_stays_as_it_is():
+    """It is no row of seeds, and seeds differ from it as from the base model."""
+    rows, scores = tables({"a": (15, 10), "b": (55, 50)}, spread=0)
+    rows = [row for row in rows if row.label != "multi-task LoRA mb"]
+    shown, joined = join_seeds(rows)
+    labels = ["base model", "multi-task LoRA ma", "T2L bank (2 seeds), own description",
+              "T2L bank (2 seeds), random words"]
+    assert [row.label for row in shown] == labels and list(joined) == labels[2:]
+    assert shown[1] is rows[1]
+    add_joined({"unseen": scores}, joined)
+    assert difference(scores, labels[2], labels[1], joined) == (27.5, 7.5, 47.5)
 
 
 def test_runs_are_paired_with_their_own_controls_only():

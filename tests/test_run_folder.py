@@ -345,8 +345,12 @@ SEED_RUN = {"mode": "sft", "arch": "bank", "lr": 0.001, "describe": "lora", "dty
     ([{"seed": 1, "dtype": "float32"}], "dtype = 'bfloat16'"),
     ([{"seed": 1}, {"seed": 0}], r"\S+/a and \S+/c have the same seed, 0"),
     ([{"seed": None}], "b/config.json says no seed"),
-    ([], "a is the only T2L"),
-    ([{"seed": 1}, {"seed": 0, "mode": "mtlora"}], "c is the only multi-task LoRA, --describe lora")
+    ([], r"there is one: \S+/a \(T2L\)$"),
+    ([{"seed": 1, "mode": "mtlora"}], r"/a \(T2L\); \S+/b \(multi-task LoRA, --describe lora\)$"),
+    ([{"seed": 1, "mode": "mtlora"}, {"seed": 1, "mode": "mtlora", "describe": "prompt"}],
+     r"/b \(multi-task LoRA, --describe lora\); \S+/c \(multi-task LoRA, --describe prompt\)$"),
+    ([{"seed": 1, "mode": "mtlora"}, {"seed": 2, "mode": "mtlora", "rank": 4}],
+     r"b has rank = 8, \S+/c 4"),
 ])
 def test_seeds_of_runs_with_other_settings_are_refused_before_anything_runs(
         others, said, tmp_path, monkeypatch):
@@ -367,3 +371,24 @@ def test_seeds_may_differ_in_what_names_no_setting(tmp_path):
         (tmp_path / name).mkdir()
         (tmp_path / name / "config.json").write_text(json.dumps(SEED_RUN | change))
     check_seeds([tmp_path / "a", tmp_path / "b"])
+
+
+def test_a_checkpoint_that_is_alone_of_its_kind_needs_no_seed(tmp_path):
+    """The authors' has no config.json; but among other T2Ls it has other settings."""
+    runs = {"a": {"seed": 0}, "b": {"seed": 1}, "c": {"mode": "mtlora"}, "d": {"mode": "mtlora"},
+            "authors": None}
+    for name, change in runs.items():
+        (tmp_path / name).mkdir()
+        if change is None:
+            (tmp_path / name / "hypermod.pt").touch()
+            continue
+        (tmp_path / name / "config.json").write_text(json.dumps(SEED_RUN | change))
+        if "mode" in change:
+            (tmp_path / name / "adapter_model.safetensors").touch()
+    a, b, c, d, authors = (tmp_path / name for name in runs)
+    check_seeds([a, c, b])
+    for folder, seed in ((c, 0), (d, 1)):
+        (folder / "config.json").write_text(json.dumps(SEED_RUN | runs["c"] | {"seed": seed}))
+    check_seeds([authors, c, d])
+    with pytest.raises(UserError, match="a has mode = 'sft', .*authors None"):
+        check_seeds([a, b, authors])

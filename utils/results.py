@@ -26,14 +26,17 @@ def with_name(kind: str, name: str) -> str:
 
 
 def join_seeds(rows: list) -> tuple[list, Joined]:
-    """eval.py's rows → those without a checkpoint and one for each `kind`, which joins its runs;
-    and which rows it joins."""
+    """eval.py's rows → those that are joined with no other and one for each `kind` of several runs,
+    which joins them; and which rows it joins."""
     kinds: dict[str, list] = {}
     for row in rows:
         if row.kind:
             kinds.setdefault(row.kind, []).append(row)
     shown, joined = [row for row in rows if not row.kind], {}
     for kind, of_kind in kinds.items():
+        if len(of_kind) == 1:
+            shown += of_kind
+            continue
         label = with_name(kind, f"({len(of_kind)} seeds)")
         joined[label] = {row.run: row.label for row in of_kind}
         shown.append(replace(of_kind[0], label=label,
@@ -78,7 +81,21 @@ def find_label(labels: list[str], given: str) -> str:
     return found[0]
 
 
-# ----------------------------------------------------------------------------------- the verdict
+# ------------------------------------------------------------------------------- what they say
+
+def summary(what: str, rows: list, columns: dict[str, Column], joined: Joined,
+            against: str | None) -> str:
+    """Print the joined rows and what the first column says (`what` is asked): differences, a T2L's
+    score on each task; returns the one-line result."""
+    scores = next(iter(columns.values()))
+    print_joined(columns, joined)
+    print_differences(what, rows, scores, joined, against)
+    t2ls = [row.label for row in rows if row.t2l]
+    if not t2ls:
+        return f"{what}: {rows[-1].label} {mean(scores[rows[-1].label].values()):.1f} %"
+    print_tasks(scores, t2ls[0])
+    return f"{what}: {verdict(rows, scores, joined)}"
+
 
 def verdict(rows: list, scores: Column, joined: Joined | None = None) -> str:
     """For each T2L: is its own description better than the best control, beyond chance?"""

@@ -180,32 +180,42 @@ def check_resumable(args: argparse.Namespace, out: Path) -> None:
 
 
 def check_seeds(folders: list[Path]) -> None:
-    """eval.py --seeds: UserError unless there are two or more runs of each kind (T2L; multi-task
-    LoRA by its --describe), and those of a kind have the same settings but for the seed."""
-    kinds: dict[str, list[Path]] = {}
-    configs = {folder: read_json(folder / "config.json") for folder in folders}
-    for folder, config in configs.items():
-        if not isinstance(config.get("seed"), int):
-            raise UserError(f"{folder}/config.json says no seed; --seeds joins runs of train.py")
+    """eval.py --seeds: UserError unless of some kind (T2L; multi-task LoRA by its --describe) there
+    are two runs or more, and those of a kind have the same settings but for the seed."""
+    kinds: dict[str, dict[Path, dict]] = {}
+    for folder in folders:
+        official = (folder / "hypermod.pt").exists()     # the authors' have no config.json
+        config = {} if official else read_json(folder / "config.json")
         lora = (folder / "adapter_model.safetensors").exists()
         kind = f"multi-task LoRA, --describe {config.get('describe')}" if lora else "T2L"
-        kinds.setdefault(kind, []).append(folder)
+        kinds.setdefault(kind, {})[folder] = config
 
-    for kind, (first, *others) in kinds.items():
-        if not others:
-            raise UserError(f"--seeds joins two runs or more of a kind, but {first} is the only "
-                            f"{kind}")
-        for key in (k for k in (*SETTINGS, "dtype", "library") if k != "seed"):
-            for other in others:
-                was, found = (setting(configs[folder], key) for folder in (first, other))
-                if was != found:
-                    raise UserError(f"--seeds joins runs that differ in their seed alone: {first} "
-                                    f"has {key} = {was!r:.99}, {other} {found!r:.99}")
-        seeds = [configs[folder]["seed"] for folder in kinds[kind]]
-        for i, seed in enumerate(seeds):
-            if seed in seeds[:i]:
-                raise UserError(f"{kinds[kind][seeds.index(seed)]} and {kinds[kind][i]} have the "
-                                f"same seed, {seed}; --seeds counts each once")
+    if not any(len(configs) > 1 for configs in kinds.values()):
+        alone = "; ".join(f"{folder} ({kind})" for kind, found in kinds.items() for folder in found)
+        raise UserError(f"--seeds joins two runs or more of a kind (T2L; multi-task LoRA by its "
+                        f"--describe); of each kind there is one: {alone}")
+    for configs in kinds.values():
+        if len(configs) > 1:
+            check_same_but_seed(configs)
+
+
+def check_same_but_seed(configs: dict[Path, dict]) -> None:
+    """UserError unless these runs' settings are the same but for the seed, which none shares."""
+    (first, config), *others = configs.items()
+    for key in (k for k in (*SETTINGS, "dtype", "library") if k != "seed"):
+        for folder, other in others:
+            if (was := setting(config, key)) != (found := setting(other, key)):
+                raise UserError(f"--seeds joins runs that differ in their seed alone: {first} has "
+                                f"{key} = {was!r:.99}, {folder} {found!r:.99}")
+
+    taken: dict[int, Path] = {}
+    for folder, config in configs.items():
+        if not isinstance(seed := config.get("seed"), int):
+            raise UserError(f"{folder}/config.json says no seed; --seeds joins runs of train.py")
+        if seed in taken:
+            raise UserError(f"{taken[seed]} and {folder} have the same seed, {seed}; --seeds "
+                            "counts each once")
+        taken[seed] = folder
 
 
 def other_steps(found: dict, out: Path) -> str:

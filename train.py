@@ -439,6 +439,7 @@ def train_one(args: argparse.Namespace, out: Path) -> str:
     began = time.perf_counter()
     seen = train(setup, args, log_file)
     seconds = time.perf_counter() - began
+
     with finish_run(out, setup.lora_source) as scratch:
         setup.lora_source.save(scratch, args.dtype, settings(args) | run_metadata())
     line = (f"{args.steps} steps in {seconds / 60:.1f} min ({seen / seconds:.0f} {setup.unit}/s)"

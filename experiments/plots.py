@@ -239,24 +239,24 @@ def label(axes, x: float, y: float, text: str, color: str = GREY, size: float = 
 
 
 def draw_adapter(axes) -> None:
-    """Left half, above: description → encoder → T2L, which is told the place → A and B."""
+    """Left half, above: description → encoders → T2L → A and B for each place."""
     # The sentence and its embedding.
     label(axes, 20, 350, "One sentence in, one adapter out", INK, TITLE, "bold")
     label(axes, 20, 319, "description")
     box(axes, 20, 244, 140, 64, "Write the animal\nof the list in\nround brackets.", style="italic")
     arrow(axes, (163, 276), (192, 276))
-    box(axes, 195, 244, 92, 64, "text encoder", PALE)
+    box(axes, 195, 244, 92, 64, "MiniLM and\nthe language\nmodel itself", PALE)
     label(axes, 195, 319, "frozen")
     arrow(axes, (290, 276), (337, 276))
-    label(axes, 312, 285, "384", align="center")
+    label(axes, 312, 285, "2112", align="center")
 
     # The hypernetwork and the place.
     box(axes, 340, 244, 96, 64, "T2L", BLUE, BLUE, color="white", weight="bold", size=13)
     label(axes, 340, 319, "hypernetwork, trained", BLUE)
-    label(axes, 478, 319, "place")
+    label(axes, 478, 319, "for each place")
     for y, text in ((284, "layer 1 … 30"), (244, "q_proj, v_proj")):
         box(axes, 478, y, 94, 24, text, size=SMALL)
-        arrow(axes, (475, y + 12), (439, y + 12))
+        arrow(axes, (439, y + 12), (475, y + 12))
 
     # B (d_out, r) beside A (r, d_in).
     arrow(axes, (388, 241), (388, 207), BLUE)

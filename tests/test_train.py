@@ -271,10 +271,14 @@ def test_rank_and_alpha(mode, tiny_tasks, tmp_path):
     if mode == "sft":
         t2l = load_t2l(out)
         assert (t2l.cfg.rank, t2l.cfg.alpha) == (rank, alpha)
+        more = ["--steps", 1, "--init", out]                        # --init has them
+        run(*flags[:4], *flags[6:8], "--eval-samples", 0, "--out", tmp_path / "a", *more)
+        again = load_t2l(tmp_path / "a")
+        assert (again.cfg.rank, again.cfg.alpha) == (rank, alpha)
         with pytest.raises(UserError, match=f"its rank is {rank}, .*give --rank {rank}"):
-            run(*flags[:-4], "--out", tmp_path / "b", "--init", out)
+            run(*flags[:4], "--out", tmp_path / "b", *more, "--rank", 2 * rank)
         with pytest.raises(UserError, match=f"its alpha is {alpha}, .*give --alpha"):
-            run(*flags[:-4], "--out", tmp_path / "b", "--init", out, "--rank", rank)
+            run(*flags[:4], "--out", tmp_path / "b", *more, "--alpha", 2 * alpha)
     else:
         A, _ = load_peft(out / "alpha" if mode == "lora" else out)
         assert {w.shape[1] for w in A.values()} == {rank}

@@ -22,7 +22,7 @@ from tokenizers import normalizers
 from tqdm import tqdm
 
 from mistral import Mistral, load_model, load_tokenizer, read_config, rope_table, rotate
-from utils.cli import UserError
+from utils.cli import UserError, reads_states
 from utils.download import cache_folder, default_encoder
 from utils.embedding_cache import digest, embed_cached
 from utils.hf_config import read_encoder_folder
@@ -165,6 +165,7 @@ class Normalize(nn.Module):
 class Encoder(nn.Module):
     """BERT without its pooler; `embed` turns texts into vectors."""
     parts = None                   # of a vector, which are normalised each by itself: it has one
+    lora = None                    # what a language model has switched on while it reads
 
     def __init__(self, cfg: EncoderConfig):
         super().__init__()
@@ -213,7 +214,7 @@ class Encoder(nn.Module):
 
 class OneHot:
     """Stands in for the encoder where T2L knows its tasks by number: a task's name → its row."""
-    name, parts = "one-hot", None
+    name, parts, lora = "one-hot", None, None
 
     def __init__(self, tasks: list[str]):
         self.tasks, self.width = tasks, len(tasks)
@@ -230,9 +231,9 @@ class OneHot:
 
 
 class LanguageModel:
-    """--encoder base: the language model, in bf16, reads the bare description, without a chat
-    format; its last token's state after the final norm is the embedding."""
-    name, limit, parts = "base", 512, None
+    """--encoder base: the language model reads the bare description, without a chat format; its
+    last token's state after the final norm is the embedding."""
+    name, limit, parts, lora = "base", 512, None, None
 
     def __init__(self, model: Mistral | str | Path | None = None):
         self.model = model if isinstance(model, Mistral) else load_model(model)
@@ -245,11 +246,12 @@ class LanguageModel:
     @torch.inference_mode()
     def embed(self, texts: list[str], batch_size: int = 32, progress: str = "") -> Tensor:
         encoded = [e.ids[:self.limit] or [0] for e in self.tokenizer.encode_batch(texts)]
+        return embed_in_batches(encoded, self.width, batch_size, progress, self.read)
 
-        def read(ids: Tensor, lengths: Tensor) -> Tensor:
-            states = self.model.states(ids.to(self.model.device))
-            return states[range(len(ids)), lengths - 1]                      # the last token's
-        return embed_in_batches(encoded, self.width, batch_size, progress, read)
+    def read(self, ids: Tensor, lengths: Tensor) -> Tensor:
+        """ids (b, t), padded at the right, lengths (b,) → (b, width)."""
+        states = self.model.states(ids.to(self.model.device))
+        return states[range(len(ids)), lengths - 1]                          # the last token's
 
 
 class States(LanguageModel):
@@ -274,21 +276,16 @@ class States(LanguageModel):
         lora = [f"{m} {digest(w)}" for side in self.lora or () for m, w in side.items()]
         return model, f"states {self.depths} {lora} {said}"
 
-    @torch.inference_mode()
-    def embed(self, texts: list[str], batch_size: int = 32, progress: str = "") -> Tensor:
-        encoded = [e.ids[:self.limit] or [0] for e in self.tokenizer.encode_batch(texts)]
-
-        def read(ids: Tensor, lengths: Tensor) -> Tensor:
-            place, means = torch.arange(ids.shape[1]), []
-            mask = (place < lengths[:, None]) & ((place > 0) | (lengths[:, None] == 1))
-            ids, mask = ids.to(self.model.device), mask.to(self.model.device)
-            for i, x in enumerate(self.model.layer_states(ids, self.lora)):          # (b, t, d)
-                if i in self.depths:
-                    means.append((x.float() * mask[..., None]).sum(1) / mask.sum(1, keepdim=True))
-                if i == self.depths[-1]:
-                    break
-            return torch.cat(means, -1)
-        return embed_in_batches(encoded, self.width, batch_size, progress, read)
+    def read(self, ids: Tensor, lengths: Tensor) -> Tensor:
+        place, means = torch.arange(ids.shape[1]), []
+        mask = (place < lengths[:, None]) & ((place > 0) | (lengths[:, None] == 1))
+        ids, mask = ids.to(self.model.device), mask.to(self.model.device)
+        for i, x in enumerate(self.model.layer_states(ids, self.lora)):              # (b, t, d)
+            if i in self.depths:
+                means.append((x.float() * mask[..., None]).sum(1) / mask.sum(1, keepdim=True))
+            if i == self.depths[-1]:
+                break
+        return torch.cat(means, -1)
 
 
 class Joined:
@@ -369,10 +366,10 @@ def encoder_for(cfg, model: Mistral | str | Path | None = None,
     the language model, or its folder."""
     if cfg.tasks:
         return OneHot(cfg.tasks)
-    if not other and cfg.encoder.endswith(("base", "states")) and not model \
+    if not other and not model and (cfg.encoder == "base" or reads_states(cfg.encoder)) \
             and not same_model(cfg.base_model, read_config().name):
         raise UserError(f"descriptions are embedded by {cfg.base_model} itself: give its folder as "
-                        "--model, or generate_lora encoder=load_encoder(\"base\", folder)")
+                        f"--model, or generate_lora encoder=load_encoder({cfg.encoder!r}, folder)")
     encoder = cached_encoder(other or cfg.encoder, model, "" if other else cfg.reader)
     if encoder.width != cfg.emb_size:
         raise UserError(f"--encoder {other or cfg.encoder} gives {encoder.width} numbers, this T2L "

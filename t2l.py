@@ -71,7 +71,7 @@ def t2l_config(cfg: MistralConfig, arch: str, encoder: Encoder,
     """The hypernetwork's sizes for a language model and an encoder."""
     return T2LConfig(arch, encoder.width, cfg.num_hidden_layers, adapted_modules(cfg, modules),
                      rank, alpha, base_model=cfg.name, encoder=encoder.name,
-                     reader=READER if getattr(encoder, "lora", None) else "")
+                     reader=READER if encoder.lora else "")
 
 
 # -------------------------------------------------------------------------- the trunk's blocks
@@ -169,6 +169,7 @@ class Head(NamedTuple):
     init_bias: Callable[[Tensor, int, int], None] = None     # bias, r, d_in → the bias, in place
     sides: bool = False                             # has an embedding for A or B
     ranks: bool = False                             # has an embedding for each rank
+    trunk: bool = True                              # reads the trunk's latent, not the code itself
 
 
 # Weights start at 0: the bias alone decides step 0. L: A as PEFT draws it, B = 0, the base model.
@@ -180,7 +181,7 @@ HEADS = {
               lambda bias, r, d_in: uniform_(bias, 2 * d_in), sides=True),
     "S": Head(head_S, lambda r, d_in, d_out: max(d_in, d_out),
               lambda bias, r, d_in: uniform_(bias, 2 * r * d_in), sides=True, ranks=True),
-    "bank": Head(lambda t2l, module, code: t2l.bank(module, code))}
+    "bank": Head(lambda t2l, module, code: t2l.bank(module, code), trunk=False)}
 
 
 # ---------------------------------------------------------------------------- the hypernetwork
@@ -193,13 +194,13 @@ class T2L(nn.Module):
         self.cfg, self.head = cfg, HEADS[cfg.arch]
         self.neighbours = None                        # its training tasks; load_t2l knows them
         self.scale = lora_scale(cfg.alpha, cfg.rank)              # 16 / √8 = 5.657
-        code = cfg.latent // (1 if cfg.arch == "bank" else 2)     # the others read the place, too
+        code = cfg.latent // 2 if self.head.trunk else cfg.latent     # a trunk reads the place, too
         self.task_encoder = nn.ModuleDict({
             "mlp": nn.Sequential(nn.Linear(cfg.emb_size, code), nn.LayerNorm(code))})
-        if cfg.arch == "bank":
-            self.bank = Bank(cfg)
-        else:
+        if self.head.trunk:
             self.init_trunk_and_heads()
+        else:
+            self.bank = Bank(cfg)
         if cfg.z_scored:
             self.mean_recon_target = LoRABuffers(cfg.n_layers, cfg.rank, cfg.modules)
             self.std_recon_target = LoRABuffers(cfg.n_layers, cfg.rank, cfg.modules)
@@ -241,7 +242,7 @@ class T2L(nn.Module):
                              f"{cfg.emb_size}): this checkpoint was trained with another encoder")
 
         code = self.task_encoder.mlp(task_emb)                       # (b, z/2), the bank's (b, z)
-        latents = [code] * len(cfg.modules) if cfg.arch == "bank" else self.trunk(code).unbind(2)
+        latents = self.trunk(code).unbind(2) if self.head.trunk else [code] * len(cfg.modules)
         A, B = {}, {}
         for module, latent in zip(cfg.modules, latents):
             A[module], B_rows = self.head.emit(self, module, latent)
@@ -281,11 +282,11 @@ class T2L(nn.Module):
             for buffers, (A, B) in ((self.mean_recon_target, mean), (self.std_recon_target, std)):
                 buffers.A.get_buffer(module).copy_(A[module])
                 buffers.B.get_buffer(module).copy_(B[module] / self.scale)    # forward is unscaled
-            if self.cfg.arch == "bank":
+            if self.head.trunk:
+                self.heads[module].bias.zero_()
+            else:
                 for w in self.bank.weights[module].parameters():
                     w.unflatten(0, (self.cfg.n_layers, 2, -1))[:, 0].zero_()          # B is 0 yet
-            else:
-                self.heads[module].bias.zero_()
 
 
 # ------------------------------------------------------------------------- saving and loading

@@ -71,7 +71,7 @@ class TextToLoRA(nn.Module):
     def __init__(self, t2l: T2L, encoder: Encoder, tasks: list[Task], fresh: bool = True,
                  z_scores: bool = False, held_out: Iterable[Sample] = ()):
         super().__init__()
-        self.t2l, self.z_scores, self.reader = t2l, z_scores, getattr(encoder, "lora", None)
+        self.t2l, self.z_scores, self.reader = t2l, z_scores, encoder.lora
         descriptions = sorted({d for task in tasks for d in task.descriptions})
         self.rows = {text: i for i, text in enumerate(descriptions)}
         self.embeddings = embed(encoder, descriptions, progress="embedding descriptions")
@@ -335,7 +335,7 @@ def init_t2l(args: argparse.Namespace, cfg: T2LConfig) -> T2L:
         return T2L(cfg)
     found = load_t2l(args.init)
     check_same_t2l(args.init, vars(found.cfg), vars(cfg))
-    t2l = T2L(replace(found.cfg, dropout=cfg.dropout))      # recon has none, sft has the paper's
+    t2l = T2L(replace(found.cfg, dropout=cfg.dropout, reader=cfg.reader))   # recon has no dropout
     t2l.load_state_dict(found.state_dict())
     return t2l
 

@@ -147,9 +147,8 @@ def load_task(path: Path) -> Task:
     """
     raw = read_json(path)
     for key in raw.keys() - KEYS:
-        if near := get_close_matches(key.lower(), map(str.lower, KEYS), cutoff=0.8):
-            known = next(k for k in KEYS if k.lower() == near[0])
-            warnings.warn(f"{path}: \"{key}\" is passed over; did you mean \"{known}\"?")
+        if near := get_close_matches(key.lower(), known := {k.lower(): k for k in KEYS}, 1, 0.8):
+            warnings.warn(f"{path}: \"{key}\" is passed over; did you mean \"{known[near[0]]}\"?")
     lines = as_texts(raw.get("Descriptions") or raw.get("Definition"), path,
                      "\"Definition\" (or \"Descriptions\")")
     pairs = read_pairs(raw.get("Instances"), path)

@@ -111,6 +111,8 @@ def test_the_command_names_the_nearest_task_and_warns(known_t2l):
     (known_t2l / "results.json").write_text(json.dumps(
         {"unseen": {"T2L ckpt, own description": {"count_all": 50.0, "count_few": 25.0}}}))
     assert "task: count (count: 38 % right), " in command("t2l", "Count.", *own).stderr
+    (known_t2l / "results.json").write_text("{damaged")          # no T2L needs it to be loaded
+    assert load_t2l(known_t2l).neighbours.names == ["say_twice", "say_loud", "count"]
     os.remove(known_t2l / "results.json")
     assert "warning" not in (near := command("t2l", "Count.", *own).stderr) and "count, " in near
     assert "nearest" not in command("t2l", "Count.", "--ckpt", known_t2l, *TINY).stderr

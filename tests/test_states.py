@@ -1,4 +1,6 @@
 """The language model as reader: means of its states, also beside a text encoder; --read-with."""
+import json
+
 import pytest
 import torch
 from conftest import GOLDEN, TINY, command, refused, train_tiny
@@ -6,8 +8,8 @@ from conftest import GOLDEN, TINY, command, refused, train_tiny
 from encoder import Joined, States, embed, encoder_for, load_encoder
 from lora import load_peft
 from mistral import load_model
-from t2l import generate_lora, load_t2l
-from utils.cli import UserError
+from t2l import T2LConfig, generate_lora, load_t2l
+from utils.cli import UserError, reads_states
 from utils.peft import READER, read_reader
 
 BOTH = f"{GOLDEN / 'bert'}+states"
@@ -90,6 +92,28 @@ def test_a_t2l_reads_with_the_lora_that_lies_beside_it(rival, tiny_tasks, tmp_pa
         load_t2l(tmp_path / "a")
 
 
+def test_what_init_takes_along_is_found_by_a_checkpoints_name(rival, tiny_tasks, tmp_path,
+                                                              monkeypatch):
+    """And config.json names the file, not the folder of this machine."""
+    common = ["--mode", "sft", "--encoder", BOTH, "--tasks", tiny_tasks, "--eval-samples", 0,
+              "--steps", 1]
+    train_tiny(*common, "--read-with", rival, "--out", tmp_path / "kept")
+    monkeypatch.setattr("utils.weights.CHECKPOINTS", tmp_path)
+    train_tiny(*common, "--init", "kept", "--out", tmp_path / "b")
+    assert (tmp_path / "b" / READER).read_bytes() == (tmp_path / "kept" / READER).read_bytes()
+    assert json.loads((tmp_path / "b" / "config.json").read_text())["t2l"]["reader"] == READER
+
+
+@pytest.mark.quick
+def test_an_encoder_is_the_language_model_by_its_whole_name():
+    for name, expected in (("states", True), (BOTH, True), ("base", False), (None, False),
+                           ("my-states", False), ("bert", False)):
+        assert reads_states(name) == expected
+    cfg = T2LConfig("L", 32, 3, {"q_proj": (8, 8)}, base_model="another", encoder="gte-base")
+    with pytest.raises(UserError, match="gte-base is not a folder"):    # not: by "another" itself
+        encoder_for(cfg)
+
+
 def last_line(*flags) -> str:
     """Of a command that is refused after it has said what it loads."""
     done = command(*flags)
@@ -101,6 +125,7 @@ def test_what_cannot_be_read_with_is_refused_before_any_training(rival, tiny_tas
     out = ["--tasks", tiny_tasks, "--out", tmp_path / "x"]
     sft = ["--mode", "sft", *TINY[:2], "--read-with", rival, *out]
     assert "a text encoder has no use" in refused("train", *sft, "--encoder", GOLDEN / "bert")
+    assert "a text encoder has no use" in refused("train", *sft, "--arch", "L")
     said = last_line("train", *sft, "--encoder", BOTH, "--modules", "q_proj", "o_proj")
     assert "adapts q_proj, v_proj, this run q_proj, o_proj" in said
     said = last_line("train", "--mode", "sft", "--model", GOLDEN / "gemma2", "--read-with", rival,

@@ -3,6 +3,7 @@ import hashlib
 import json
 import shutil
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -68,7 +69,7 @@ def test_the_task_encoder_starts_by_telling_tasks_apart(monkeypatch):
     monkeypatch.setattr(train, "embed", embed)
     sizes = T2LConfig("L", width, 2, {"q_proj": (8, 8)})
     usual = T2L(sizes).task_encoder.mlp[0]
-    lora_source = TextToLoRA(T2L(sizes), None, tasks)
+    lora_source = TextToLoRA(T2L(sizes), SimpleNamespace(lora=None), tasks)
 
     def between(outputs) -> torch.Tensor:
         """The tasks' share of the variance, output by output."""

@@ -119,7 +119,7 @@ def check_flag_names(words: Iterable[str], parser: argparse.ArgumentParser) -> N
             return
         flag = word.split("=")[0]
         if flag.startswith("--") and not any(c.isspace() for c in flag) \
-                and not any(other.startswith(flag) for other in known):       # argparse completes
+                and not any(other.startswith(flag) for other in known):     # argparse refuses it
             shown = [f for f, action in known.items() if action.help is not argparse.SUPPRESS]
             meant = likely_flag(flag, shown)
             raise UserError(f"there is no flag {flag}; "
@@ -454,7 +454,7 @@ def train_flags(defaults: dict[str, dict], heads: Iterable[str]) -> Parser:
         add(flag, type=kind, choices=choices, help=f"{text} (default: {each})%(default).0s")
 
     # What is trained, on what.
-    add("--mode", choices=list(defaults["--steps"]), required=True, 
+    add("--mode", choices=list(defaults["--steps"]), required=True,
         help="sft: the hypernetwork, through the language model; recon: the hypernetwork, towards "
         "a library of LoRAs; lora: that library, one LoRA a task; mtlora: one LoRA for all tasks")
     parser.models(encoder="all-MiniLM-L6-v2; with --arch bank all-MiniLM-L6-v2+states")
@@ -527,6 +527,11 @@ NUMBERS = {"--steps": whole(1, 10**9), "--batch-size": whole(1, 2**16), "--lr": 
            "--eval-samples": whole(0, 10**6), "--max-tasks": optional(whole(1, 10**6))}
 
 
+def reads_states(encoder: str | None) -> bool:
+    """Whether an --encoder is, or has beside it, the language model's states."""
+    return encoder == "states" or str(encoder).endswith("+states")
+
+
 def check_train_flags(args: argparse.Namespace, samples_per_task: int) -> None:
     """UserError for numbers that make no sense, and for flags that the mode would ignore where
     that can be told from their defaults."""
@@ -552,7 +557,7 @@ def check_train_flags(args: argparse.Namespace, samples_per_task: int) -> None:
         raise UserError("--mode recon needs --loras DIR, a library as --mode lora writes it")
 
     # Where the description goes, and who reads it.
-    if args.read_with and not args.encoder.endswith("states"):
+    if args.read_with and not reads_states(args.encoder):
         raise UserError("--read-with is for --encoder states or NAME+states: a text encoder has no "
                         "use for the language model's LoRA")
     if args.mode == "sft" and args.describe == "prompt":

@@ -8,9 +8,9 @@ int8; an embedding wider than 512 is first projected to 512 numbers by fixed ran
 """
 import hashlib
 import json
-import warnings
 import shlex
-from dataclasses import dataclass, field
+import warnings
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -37,7 +37,7 @@ class Neighbours:
     wordings: list[str]
     vectors: Tensor
     threshold: float
-    right: dict[str, float] = field(default_factory=dict)     # kind → % right, where it is measured
+    folder: Path | None = None          # of the checkpoint, where its results lie
 
     def nearest(self, task_emb: Tensor) -> tuple[list[int], list[float]]:
         """Embeddings (b, e) → each one's nearest task, by its place in `names`, and the cosine."""
@@ -47,8 +47,9 @@ class Neighbours:
     def tell(self, description: str, task_emb: Tensor) -> None:
         """One line with the task nearest to (1, e), and a warning where it is far."""
         (row,), (similarity,) = self.nearest(task_emb)
-        kind = kind_of(self.names[row])
-        right = f" ({kind}: {self.right[kind]:.0f} % right)" if kind in self.right else ""
+        kind = task_kind(self.names[row])
+        scores = by_kind(measured(self.folder)[1]).get(kind) if self.folder else None
+        right = f" ({kind}: {mean(scores):.0f} % right)" if scores else ""
         note(f"nearest training task: {self.names[row]}{right}, similarity {similarity:.2f}: "
              f"{self.wordings[row]}")
         if said := self.far([description], task_emb):
@@ -112,16 +113,17 @@ def save_neighbours(folder: Path, found: Neighbours) -> None:
               {"tasks": json.dumps(header, ensure_ascii=False)})
 
 
-def training_names(folder: Path) -> list[str] | None:
-    """The names of the tasks that a checkpoint was trained on; None where it does not say."""
+def read_header(folder: Path) -> dict | None:
+    """What tasks.safetensors says beside its vectors; None where there is none. UserError for a
+    file that is none of ours."""
     path = folder / FILE
     if not path.exists():
         return None
     try:
-        names = json.loads(safetensors_metadata(path)["tasks"])["names"]
-        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        header = json.loads(safetensors_metadata(path)["tasks"])
+        if not all(isinstance(name, str) for name in header["names"]):
             raise ValueError("no list of names")
-        return names
+        return header
     except (SafetensorError, OSError, ValueError, LookupError, TypeError) as error:
         raise not_ours(path, error) from None
 
@@ -131,19 +133,21 @@ def not_ours(path: Path, error: Exception) -> UserError:
                      "its warnings, or train again")
 
 
+def training_names(folder: Path) -> list[str] | None:
+    """The names of the tasks that a checkpoint was trained on; None where it does not say."""
+    return (read_header(folder) or {}).get("names")
+
+
 def read_neighbours(folder: Path, width: int) -> Neighbours | None:
     """What a checkpoint's folder says of its training tasks, for embeddings of `width` numbers;
     None where it is an older one. UserError for a file that is none of ours."""
-    path = folder / FILE
-    if not path.exists():
+    if (header := read_header(folder)) is None:
         return None
+    path = folder / FILE
     try:
-        header = json.loads(safetensors_metadata(path)["tasks"])
         vectors = read_safetensors(path)["vectors"]
         found = Neighbours(header["names"], header["wordings"],
-                           F.normalize(vectors.float(), dim=-1), float(header["threshold"]),
-                           {kind: mean(found) for kind, found in
-                            by_kind(measured(folder)[1]).items()})
+                           F.normalize(vectors.float(), dim=-1), float(header["threshold"]), folder)
         sizes = (len(found.names), min(width, WIDTH))
         if tuple(vectors.shape) != sizes or len(found.wordings) != sizes[0]:
             raise ValueError(f"vectors of {tuple(vectors.shape)}, expected {sizes}")
@@ -154,7 +158,7 @@ def read_neighbours(folder: Path, width: int) -> Neighbours | None:
 
 # ------------------------------------------------------------------------------------- --list
 
-def kind_of(task: str) -> str:
+def task_kind(task: str) -> str:
     """What stands before the first "_" of a task's name."""
     return task.split("_")[0]
 
@@ -162,7 +166,7 @@ def kind_of(task: str) -> str:
 def by_kind(scores: dict[str, float]) -> dict[str, list[float]]:
     found: dict[str, list[float]] = {}
     for name, score in scores.items():
-        found.setdefault(kind_of(name), []).append(score)
+        found.setdefault(task_kind(name), []).append(score)
     return found
 
 
@@ -175,7 +179,7 @@ def listing(folder: Path, found: Neighbours | None) -> str:
 
     kinds: dict[str, list[int]] = {}
     for row, name in enumerate(found.names):
-        kinds.setdefault(kind_of(name), []).append(row)
+        kinds.setdefault(task_kind(name), []).append(row)
     split, scores = measured(folder)
     right_of = by_kind(scores)
 

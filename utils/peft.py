@@ -20,7 +20,7 @@ from utils.files import atomic_folder, clear_scratch, dump_json, read_json
 from utils.modules import MODULES, layer_name
 from utils.schema import (FLAG, TEXT, kind_of, misfits, number, object_of, one_of, optional, short,
                           whole)
-from utils.weights import READER, check_numbers, read_safetensors, read_shards
+from utils.weights import READER, check_numbers, checkpoint_folder, read_safetensors, read_shards
 
 LoRA = tuple[dict[str, Tensor], dict[str, Tensor]]
 KEY = "base_model.model.{name}.lora_{side}.weight"
@@ -146,7 +146,8 @@ def reading_lora(folder: str | None, init: str | None, model: nn.Module,
     """The LoRA with which a run's language model reads: --read-with's, or that of its --init.
     UserError unless it is for this model, and of the modules of the run."""
     if not folder:
-        return read_reader(init) if init and (Path(init) / READER).exists() else None
+        started = checkpoint_folder(init) if init else None
+        return read_reader(started) if started and (started / READER).exists() else None
     lora = load_peft(folder)
     if set(lora[0]) != set(modules):
         raise UserError(f"--read-with {folder} adapts {', '.join(lora[0])}, this run "

@@ -12,7 +12,6 @@ embedding as a constant. Only the controls tell whether a good score comes from 
 Reading order: rows of the table, running a row, the table, the command.
 """
 import random
-from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache

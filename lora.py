@@ -15,7 +15,6 @@ import math
 from collections.abc import Callable
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from utils.modules import MODULES, TARGETS, in_order      # noqa: F401, to be imported from here
@@ -31,15 +30,14 @@ def lora_scale(alpha: float, rank: int) -> float:
 
 # ----------------------------------------------------------------------------- apply
 
-def lora_linear(x: Tensor, weight: Tensor, adapter: tuple[Tensor, Tensor] | None,
-                bias: Tensor | None = None) -> Tensor:
+def lora_linear(x: Tensor, linear: nn.Module, adapter: tuple[Tensor, Tensor] | None) -> Tensor:
     """x (b, t, d_in) → (b, t, d_out): the frozen layer, plus the adapter's low-rank detour.
 
     `adapter` is one layer's A (r, d_in), B (d_out, r), shared by the whole batch, or one for each
     sample, A (b, r, d_in), B (b, d_out, r). In the second case @ is a batched matmul: x[i] (t,
     d_in) meets A[i] and B[i], and no adapter is copied for every token.
     """
-    y = F.linear(x, weight, bias)
+    y = linear(x)
     if adapter is None:
         return y
 

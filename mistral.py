@@ -97,8 +97,7 @@ def rotate(x: Tensor, rope: Pair) -> Tensor:
 
 def project(part: nn.Module, module: str, x: Tensor, adapter: dict[str, Pair]) -> Tensor:
     """A Linear of a layer's part, and its LoRA where the adapter has one for it."""
-    linear = getattr(part, module)
-    return lora_linear(x, linear.weight, adapter.get(module), linear.bias)
+    return lora_linear(x, getattr(part, module), adapter.get(module))
 
 
 class Attention(nn.Module):

@@ -340,7 +340,7 @@ def init_t2l(args: argparse.Namespace, cfg: T2LConfig) -> T2L:
     return t2l
 
 
-def setup_through_model(args: argparse.Namespace) -> Setup:
+def setup_through_model(args: argparse.Namespace, hypernetwork: type[TextToLoRA]) -> Setup:
     """sft: the hypernetwork; mtlora: one ordinary LoRA. Both through the language model."""
     model, tokenizer, suite = load_model_and_tasks(args)
     encoder = None if args.mode == "mtlora" else load_encoder(
@@ -349,8 +349,8 @@ def setup_through_model(args: argparse.Namespace) -> Setup:
     held_out = validation_samples(suite)
     if args.mode == "sft":
         config = t2l_config(model.cfg, args.arch, encoder, args.modules, args.rank, args.alpha)
-        lora_source = TextToLoRA(init_t2l(args, config), encoder, suite.train, not args.init,
-                                 held_out=held_out)
+        lora_source = hypernetwork(init_t2l(args, config), encoder, suite.train, not args.init,
+                                   held_out=held_out)
     else:
         lora_source = LoRATable(model.cfg, None, args.modules, args.rank, args.alpha)
 
@@ -430,9 +430,9 @@ def train_oracles(args: argparse.Namespace, out: Path) -> str:
     return f"{trained} oracles in {seconds / 60:.1f} min ({seen / seconds:.0f} tokens/s)"
 
 
-def train_one(args: argparse.Namespace, out: Path) -> str:
+def train_one(args: argparse.Namespace, out: Path, hypernetwork: type[TextToLoRA]) -> str:
     """sft, mtlora, recon: one source of adapters, from the first step to its evaluation."""
-    setup = setup_recon(args) if args.mode == "recon" else setup_through_model(args)
+    setup = setup_recon(args) if args.mode == "recon" else setup_through_model(args, hypernetwork)
     note(f"{sum(p.numel() for p in setup.lora_source.parameters()):,} trainable parameters")
     log_file = start_run(args, out, list(setup.targets.rows) if setup.targets else None)
 
@@ -449,7 +449,7 @@ def train_one(args: argparse.Namespace, out: Path) -> str:
 
 # ------------------------------------------------------------------------------ the command
 
-def main() -> None:
+def main(hypernetwork: type[TextToLoRA] = TextToLoRA) -> None:
     args = train_args(DEFAULTS, HEADS, SAMPLES_PER_TASK, init_fields)
     args.dtype = getattr(torch, args.dtype)
     out = Path(args.out or f"out/{args.mode}")
@@ -457,7 +457,8 @@ def main() -> None:
         if not finished:
             keep_freed_memory()
             began = time.perf_counter()
-            line = train_oracles(args, out) if args.mode == "lora" else train_one(args, out)
+            line = train_oracles(args, out) if args.mode == "lora" else \
+                train_one(args, out, hypernetwork)
             minutes = (time.perf_counter() - began) / 60
             print(f"{out}: {line}; {minutes:.1f} min in all{peak_memory_text()}")
 

@@ -6,6 +6,7 @@ import gguf
 import pytest
 import torch
 from conftest import GOLDEN, TINY, command, refused
+from torch import nn
 
 from lora import load_peft, lora_linear
 from mistral import read_config
@@ -61,9 +62,11 @@ def test_all_seven_modules_read_back(family, tmp_path):
 
 def test_the_order_is_that_of_the_weights_in_a_gguf_file():
     """The interleaved B A is the interleaved W's: y comes out in the same order."""
-    W, A, B, x = torch.randn(16, 5), torch.randn(2, 5), torch.randn(16, 2), torch.randn(1, 3, 5)
-    y = lora_linear(x, W, (A, B))
-    found = lora_linear(x, interleave(W, 2), (A, interleave(B, 2)))
+    linear, A, B, x = nn.Linear(5, 16), torch.randn(2, 5), torch.randn(16, 2), torch.randn(1, 3, 5)
+    y = lora_linear(x, linear, (A, B))
+    for w in linear.parameters():
+        w.data = interleave(w.data.view(16, -1), 2).view(w.shape)
+    found = lora_linear(x, linear, (A, interleave(B, 2)))
     torch.testing.assert_close(half_split(found[0].T, 2).T, y[0])
     assert interleave(torch.arange(16)[:, None], 2)[:5, 0].tolist() == [0, 4, 1, 5, 2]
 

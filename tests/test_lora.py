@@ -98,12 +98,12 @@ def test_shapes_of_an_adapter_for_every_family_and_module(name, module):
 
 def test_shapes_of_one_adapted_layer():
     """lora_linear on its own: W (d_out, d_in), A (r, d_in), B (d_out, r), shared or (b, …)."""
-    x, W = torch.randn(2, 5, 7), torch.randn(11, 7)
+    x, linear = torch.randn(2, 5, 7), torch.nn.Linear(7, 11, bias=False)
     for lead in ((), (2,)):
         adapter = torch.randn(*lead, 3, 7), torch.randn(*lead, 11, 3)
-        y = lora_linear(x, W, adapter)
-        assert y.shape == lora_linear(x, W, None).shape == (2, 5, 11)
-        expected = x @ (W + adapter[1] @ adapter[0]).transpose(-1, -2)
+        y = lora_linear(x, linear, adapter)
+        assert y.shape == lora_linear(x, linear, None).shape == (2, 5, 11)
+        expected = x @ (linear.weight + adapter[1] @ adapter[0]).transpose(-1, -2)
         torch.testing.assert_close(y, expected, atol=1e-5, rtol=1e-5)
 
 

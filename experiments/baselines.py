@@ -1,0 +1,249 @@
+"""T2L beside every other way to tell a model its task (arXiv 2506.06105, Table 2).
+
+    python -m experiments.baselines --loras out/lora --ckpt out/sft out/mtlora out/hyper …
+
+Exact match on unseen tasks, on seen tasks, and on those that have an oracle, for the base model,
+alone, with a description and with three examples in its prompt; the average of the oracles; Arrow,
+which mixes oracles token by token; the oracles; and what --ckpt names: multi-task LoRAs, T2Ls with
+their own description, Hyperdecoders. Runs of a kind that differ in their seed alone are joined.
+Reading order: examples in the prompt, Arrow, rows of the table, the table, the command.
+"""
+import copy
+import csv
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from data.controls import Controls
+from data.suite import drop_too_long, load_suite
+from data.tasks import Sample, Suite, Task, right_answers, seen_samples, test_samples
+from eval import EncoderOf, Row, ask, load_checkpoint, load_models, mtlora_row
+from experiments.hyperdecoder import read_inputs
+from lora import MODULES, LoRA
+from mistral import Mistral
+from t2l import adapted_modules, check_model, generate_lora
+from utils.cli import EvalParser, run, typed_text
+from utils.files import check_unique, read_json, write_json
+from utils.library import average_lora, canonical, check_library_model, load_library, stack_loras
+from utils.modules import TARGETS
+from utils.results import (Column, Joined, add_joined, find_label, join_seeds, print_differences,
+                           print_head, print_joined, print_row, runs_of)
+from utils.run_folder import check_same_but_seed
+from utils.stats import mean, seed_interval
+from utils.tokenizer import Tokenizer
+from utils.weights import checkpoint_folders
+
+EXAMPLES = 3
+TOP_K = 4                                        # oracles that Arrow mixes for a token
+
+
+# -------------------------------------------------------------------- examples in the prompt
+
+def with_examples(sample: Sample, task: Task, tokens: Callable[[str], int] = len,
+                  limit: float = math.inf) -> Sample:
+    """The sample with the task's first training instances before its input, as many of EXAMPLES as
+    `limit` tokens hold."""
+    shots = [f"Input: {text}\nOutput: {answers[0]}\n\n" for text, answers in task.train[:EXAMPLES]]
+    while tokens(said := "".join(shots) + f"Input: {sample.input}\nOutput:") > limit and shots:
+        shots.pop()
+    return replace(sample, input=said)
+
+
+# --------------------------------------------------------------------------------- Arrow
+
+class ArrowLinear(nn.Module):
+    """A frozen Linear with N LoRAs, A (N, r, d_in), B (N, d_out, r), of which every token has the
+    k that are for inputs like it (arXiv 2405.11157).
+
+    A LoRA is for the direction of x that its B A stretches most, its first right singular vector v:
+    the token's k largest |v x| go through a softmax and weigh what these LoRAs add.
+    """
+
+    def __init__(self, linear: nn.Linear, A: Tensor, B: Tensor, k: int):
+        super().__init__()
+        self.linear, self.A, self.B, self.k = linear, A, B, k
+        first = canonical(({"": A}, {"": B}))[0][""][:, 0]      # in that form A's rows are these
+        self.prototypes = F.normalize(first, dim=-1).to(A)                             # (N, d_in)
+
+    def forward(self, x: Tensor) -> Tensor:
+        scores, chosen = (x @ self.prototypes.T).abs().topk(self.k, -1)                # (b, t, k)
+        weights = torch.zeros(*x.shape[:-1], len(self.A), dtype=x.dtype, device=x.device)
+        weights.scatter_(-1, chosen, scores.softmax(-1))                               # (b, t, N)
+        down = torch.einsum("btd,nrd->btnr", x, self.A) * weights[..., None]
+        return self.linear(x) + torch.einsum("btnr,nor->bto", down, self.B)
+
+
+def arrow_model(model: Mistral, loras: list[LoRA], k: int = TOP_K) -> Mistral:
+    """A model that shares `model`'s weights and mixes the LoRAs for every token and layer."""
+    model = copy.deepcopy(model, {id(w): w for w in model.parameters()})
+    model.fused, (A, B) = False, stack_loras(loras)                      # A[m] (N, n, r, d_in)
+    for i, layer in enumerate(model.model["layers"]):
+        for m in A:
+            part, weight = layer.get_submodule(MODULES[m]), model.model["embed_tokens"].weight
+            sides = (side[m][:, i].to(weight) for side in (A, B))
+            setattr(part, m, ArrowLinear(getattr(part, m), *sides, min(k, len(loras))))
+    return model
+
+
+# ------------------------------------------------------------------------- rows of the table
+
+class Baseline(NamedTuple):
+    """A row of eval.py's, the model that it asks, and what it asks instead of a sample."""
+    row: Row
+    model: Mistral
+    rephrase: Callable[[Sample], Sample] = lambda sample: sample
+
+
+def kind_of_run(config: dict) -> str:
+    """What a run is called in the table: all that sets it apart but its seed."""
+    modules, steps = config.get("modules") or TARGETS, config.get("steps") or 540
+    if config["mode"] == "mtlora":
+        name = "multi-task LoRA" + ", description in its prompt" * (config["describe"] == "prompt")
+    elif config.get("reads") == "input":
+        name = "Hyperdecoder"
+    else:
+        name = f"T2L {config['t2l']['arch']}" + ", from oracles" * (config["mode"] == "recon")
+        name += " + prompt" * (config.get("describe") == "both")
+    return name + f", {len(modules)} modules" * (len(modules) != len(TARGETS)) \
+        + ", read with a LoRA" * bool(config.get("read_with")) \
+        + f", {steps:,} steps" * (config["mode"] != "recon" and steps != 540)
+
+
+def run_rows(folders: list[Path], controls: Controls, encoder_of: EncoderOf,
+             model: Mistral) -> list[Row]:
+    """A row for each checkpoint; UserError where it is not for this model, or where two of a kind
+    differ in more than their seed."""
+    rows, kinds = [], {}
+    for folder in check_unique(folders):
+        config = read_json(folder / "config.json")
+        kind = kind_of_run(config)
+        kinds.setdefault(kind, {})[folder] = config
+        if config["mode"] == "mtlora":
+            rows.append(replace(mtlora_row(folder, controls, model), kind=kind,
+                                label=f"{kind} ({folder.name})"))
+            continue
+        t2l, encoder, _ = load_checkpoint(folder, encoder_of)
+        check_model(t2l, model.cfg)
+
+        def read(samples: list[Sample], t2l=t2l, encoder=encoder,
+                 inputs=config.get("reads") == "input") -> LoRA:
+            samples = read_inputs(samples) if inputs else samples
+            return generate_lora(t2l, [s.description for s in samples], encoder)
+        rows.append(Row(f"{kind} ({folder.name})", config.get("describe", "lora"), controls.own,
+                        read, "", folder.name, kind))
+    for configs in kinds.values():
+        check_same_but_seed(configs)
+    return rows
+
+
+def baseline_rows(loras: dict[str, LoRA], folders: list[Path], suite: Suite,
+                  encoder_of: EncoderOf, model: Mistral, tokenizer: Tokenizer) -> list[Baseline]:
+    """All rows; the oracles' comes last, for other tasks than theirs have none."""
+    controls, tasks, average = Controls(suite), suite.by_name(), average_lora(loras)
+    limit = 0.75 * model.cfg.max_position_embeddings                   # the rest is for the answer
+
+    def examples(sample: Sample) -> Sample:
+        return with_examples(sample, tasks[sample.task], lambda text: len(tokenizer.prompt(text)),
+                             limit)
+
+    def plain(label: str, describe: str = "lora", adapters=lambda samples: None) -> Row:
+        return Row(label, describe, controls.own, adapters)
+
+    return [Baseline(plain("base model"), model),
+            Baseline(plain("base model, description in its prompt", "prompt"), model),
+            Baseline(plain(f"base model, {EXAMPLES} examples in its prompt"), model, examples),
+            Baseline(plain("average of the oracles", adapters=lambda samples: average), model),
+            Baseline(plain("Arrow over the oracles"), arrow_model(model, list(loras.values()))),
+            *(Baseline(row, model) for row in run_rows(folders, controls, encoder_of, model)),
+            Baseline(plain("oracle", adapters=lambda samples: stack_loras(
+                [loras[s.task] for s in samples])), model)]
+
+
+# --------------------------------------------------------------------------------- the table
+
+def report_baselines(loras: dict[str, LoRA], folders: list[Path], suite: Suite, model: Mistral,
+                     tokenizer: Tokenizer, encoder_of: EncoderOf, per_task: int, out: Path,
+                     split: str, against: str | None) -> str:
+    """Run every row, print the table, write baselines.json and .csv into the folder `out`; returns
+    the one-line result."""
+    rows = baseline_rows(loras, folders, suite, encoder_of, model, tokenizer)
+    shown, joined = join_seeds([baseline.row for baseline in rows])
+    last = shown.pop(next(i for i, row in enumerate(shown) if row.label == "oracle"))
+    against = find_label([row.label for row in shown], against or shown[-1].label)
+
+    # What is asked.
+    with_oracle = [task for task in suite.train if task.name in loras]
+    asked = {split: test_samples(getattr(suite, split), per_task,
+                                 lambda t: t.descriptions + t.held_out),
+             "seen": seen_samples(suite, per_task),
+             "with an oracle": test_samples(with_oracle, per_task, lambda t: t.held_out)}
+    results: dict[str, Column] = {name: {} for name, samples in asked.items() if samples}
+    print_head({name: [s.task for s in asked[name]] for name in results}, results)
+
+    # What is answered.
+    for row, asks, rephrase in rows:
+        for column, scores in results.items():
+            if row.label == last.label and column != "with an oracle":
+                continue
+            right = right_answers(ask(row, list(map(rephrase, asked[column])), asks, tokenizer))
+            scores[row.label] = {t: 100 * mean(r) for t, r in sorted(right.items())}
+        print_row(row.label, {c: scores for c, scores in results.items() if row.label in scores})
+    add_joined(results, joined)
+    write_json(out / f"baselines_{split}.json", results)
+    write_csv(out / f"baselines_{split}.csv", [*shown, last], results, joined)
+
+    # What it says.
+    print_joined(results, joined)
+    for column, scores in results.items():
+        print_differences(f"{column} tasks", shown, scores, joined, against)
+    return f"{split} tasks: {against} {mean(results[split][against].values()):.1f} %"
+
+
+def write_csv(path: Path, rows: list[Row], results: dict[str, Column], joined: Joined) -> None:
+    """A line for each row and column: its mean in %, the interval over tasks and seeds, seeds."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        lines = csv.writer(file)
+        lines.writerow(["row", "tasks", "mean", "low", "high", "seeds"])
+        for row in rows:
+            for column, scores in results.items():
+                if row.label in scores:
+                    runs = [[*run.values()] for run in runs_of(scores, row.label, joined).values()]
+                    numbers = mean(scores[row.label].values()), *seed_interval(runs)
+                    lines.writerow([row.label, column, *(f"{x:.2f}" for x in numbers), len(runs)])
+
+
+# ------------------------------------------------------------------------------- the command
+
+def main() -> None:
+    parser = EvalParser("T2L beside every other way to tell a model its task.",
+                        "folders of train.py --mode sft, recon or mtlora, or of "
+                        "experiments.hyperdecoder", "the committed ones", "test inputs per task")
+    parser.prog = "python -m experiments.baselines"
+    parser.add_argument("--loras", metavar="DIR", required=True,
+                        help="the oracles, of train.py --mode lora%(default).0s")
+    parser.add_argument("--split", choices=["unseen", "validation"], default="unseen",
+                        help="the tasks that none was trained on")
+    parser.add_argument("--against", metavar="ROW", type=typed_text, help="give every row's paired "
+                        "difference from this one (default: the last of --ckpt)%(default).0s")
+    parser.tasks()
+    args = parser.parse_args()
+
+    loras, base_model = load_library(args.loras)
+    folders = checkpoint_folders(args.ckpt)
+    model, tokenizer, encoder_of = load_models(args)
+    check_library_model(loras, base_model, model.cfg.name, model.cfg.num_hidden_layers,
+                        adapted_modules(model.cfg, MODULES))
+    suite = drop_too_long(load_suite(args.tasks), tokenizer, model.cfg.max_position_embeddings,
+                          "prompt")
+    print(report_baselines(loras, folders, suite, model, tokenizer, encoder_of, args.eval_samples,
+                           args.out, args.split, args.against))
+
+
+if __name__ == "__main__":
+    run(main)

@@ -10,9 +10,9 @@ Reading order: examples in the prompt, Arrow, rows of the table, the table, the 
 """
 import copy
 import csv
-import math
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,11 +22,12 @@ from torch import Tensor, nn
 
 from data.controls import Controls
 from data.suite import drop_too_long, load_suite
-from data.tasks import Sample, Suite, Task, right_answers, seen_samples, test_samples
-from eval import EncoderOf, Row, ask, load_checkpoint, load_models, mtlora_row
+from data.tasks import (Sample, Suite, Task, message, right_answers, seen_samples,
+                        test_samples)
+from eval import BATCH, EncoderOf, Row, ask, load_checkpoint, load_models, mtlora_row
 from experiments.hyperdecoder import read_inputs
 from lora import MODULES, LoRA
-from mistral import Mistral
+from mistral import Mistral, generate_ids
 from t2l import adapted_modules, check_model, generate_lora
 from utils.cli import EvalParser, run, typed_text
 from utils.files import check_unique, read_json, write_json
@@ -45,14 +46,33 @@ TOP_K = 4                                        # oracles that Arrow mixes for 
 
 # -------------------------------------------------------------------- examples in the prompt
 
-def with_examples(sample: Sample, task: Task, tokens: Callable[[str], int] = len,
-                  limit: float = math.inf) -> Sample:
-    """The sample with the task's first training instances before its input, as many of EXAMPLES as
-    `limit` tokens hold."""
-    shots = [f"Input: {text}\nOutput: {answers[0]}\n\n" for text, answers in task.train[:EXAMPLES]]
-    while tokens(said := "".join(shots) + f"Input: {sample.input}\nOutput:") > limit and shots:
-        shots.pop()
-    return replace(sample, input=said)
+def with_examples(sample: Sample, task: Task, describe: str, tokenizer: Tokenizer,
+                  limit: float) -> list[int]:
+    """A prompt's ids: the task's first training instances as turns of the conversation, as many of
+    EXAMPLES as `limit` tokens hold, then the input; before each the description, if asked for."""
+    turns = [[*tokenizer.prompt(message(replace(sample, input=text), describe)),
+              *tokenizer.answer(answers[0]), *tokenizer.encode("\n")]
+             for text, answers in task.train[:EXAMPLES]]
+    last = tokenizer.prompt(message(sample, describe))
+    while turns and sum(map(len, turns)) + len(last) > limit:
+        turns.pop()
+    return [*(token for turn in turns for token in turn), *last]
+
+
+def ask_with_examples(row: Row, tasks: dict[str, Task], samples: list[Sample], model: Mistral,
+                      tokenizer: Tokenizer) -> list[tuple[Sample, str]]:
+    """As eval.ask: every sample with its greedy answer, here without an adapter."""
+    limit = 0.75 * model.cfg.max_position_embeddings                   # the rest is for the answer
+    asked = sorted(((with_examples(s, tasks[s.task], row.describe, tokenizer, limit), s)
+                    for s in samples), key=lambda pair: len(pair[0]))
+    answered = []
+    for start in range(0, len(asked), BATCH):
+        prompts, batch = zip(*asked[start:start + BATCH])
+        longest = max(len(tokenizer.answer(a)) for s in batch for a in s.answers)
+        found = generate_ids(model, prompts, None, longest + 3,
+                             (*model.cfg.eos_token_id, tokenizer.end))
+        answered += [(s, tokenizer.decode(ids).strip()) for s, ids in zip(batch, found)]
+    return answered
 
 
 # --------------------------------------------------------------------------------- Arrow
@@ -94,10 +114,9 @@ def arrow_model(model: Mistral, loras: list[LoRA], k: int = TOP_K) -> Mistral:
 # ------------------------------------------------------------------------- rows of the table
 
 class Baseline(NamedTuple):
-    """A row of eval.py's, the model that it asks, and what it asks instead of a sample."""
+    """A row of the table, and how it answers."""
     row: Row
-    model: Mistral
-    rephrase: Callable[[Sample], Sample] = lambda sample: sample
+    answer: Callable[[list[Sample]], list[tuple[Sample, str]]]
 
 
 def kind_of_run(config: dict) -> str:
@@ -146,23 +165,26 @@ def baseline_rows(loras: dict[str, LoRA], folders: list[Path], suite: Suite,
                   encoder_of: EncoderOf, model: Mistral, tokenizer: Tokenizer) -> list[Baseline]:
     """All rows; the oracles' comes last, for other tasks than theirs have none."""
     controls, tasks, average = Controls(suite), suite.by_name(), average_lora(loras)
-    limit = 0.75 * model.cfg.max_position_embeddings                   # the rest is for the answer
-
-    def examples(sample: Sample) -> Sample:
-        return with_examples(sample, tasks[sample.task], lambda text: len(tokenizer.prompt(text)),
-                             limit)
 
     def plain(label: str, describe: str = "lora", adapters=lambda samples: None) -> Row:
         return Row(label, describe, controls.own, adapters)
 
-    return [Baseline(plain("base model"), model),
-            Baseline(plain("base model, description in its prompt", "prompt"), model),
-            Baseline(plain(f"base model, {EXAMPLES} examples in its prompt"), model, examples),
-            Baseline(plain("average of the oracles", adapters=lambda samples: average), model),
-            Baseline(plain("Arrow over the oracles"), arrow_model(model, list(loras.values()))),
-            *(Baseline(row, model) for row in run_rows(folders, controls, encoder_of, model)),
-            Baseline(plain("oracle", adapters=lambda samples: stack_loras(
-                [loras[s.task] for s in samples])), model)]
+    def adapted(row: Row, asked: Mistral = model) -> Baseline:
+        return Baseline(row, partial(ask, row, model=asked, tokenizer=tokenizer))
+
+    def shown(row: Row) -> Baseline:
+        return Baseline(row, partial(ask_with_examples, row, tasks, model=model,
+                                     tokenizer=tokenizer))
+
+    return [adapted(plain("base model")),
+            adapted(plain("base model, description in its prompt", "prompt")),
+            shown(plain(f"base model, {EXAMPLES} examples in its prompt")),
+            shown(plain(f"base model, {EXAMPLES} examples with the description", "prompt")),
+            adapted(plain("average of the oracles", adapters=lambda samples: average)),
+            adapted(plain("Arrow over the oracles"), arrow_model(model, list(loras.values()))),
+            *map(adapted, run_rows(folders, controls, encoder_of, model)),
+            adapted(plain("oracle", adapters=lambda samples: stack_loras(
+                [loras[s.task] for s in samples])))]
 
 
 # --------------------------------------------------------------------------------- the table
@@ -187,11 +209,11 @@ def report_baselines(loras: dict[str, LoRA], folders: list[Path], suite: Suite, 
     print_head({name: [s.task for s in asked[name]] for name in results}, results)
 
     # What is answered.
-    for row, asks, rephrase in rows:
+    for row, answer in rows:
         for column, scores in results.items():
             if row.label == last.label and column != "with an oracle":
                 continue
-            right = right_answers(ask(row, list(map(rephrase, asked[column])), asks, tokenizer))
+            right = right_answers(answer(asked[column]))
             scores[row.label] = {t: 100 * mean(r) for t, r in sorted(right.items())}
         print_row(row.label, {c: scores for c, scores in results.items() if row.label in scores})
     add_joined(results, joined)

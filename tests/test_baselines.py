@@ -13,21 +13,26 @@ from encoder import load_encoder
 from experiments.baselines import ArrowLinear, arrow_model, kind_of_run, with_examples
 from experiments.hyperdecoder import InputToLoRA
 from lora import load_peft, map_lora
-from mistral import load_model
+from mistral import load_model, load_tokenizer
 from t2l import T2L, load_t2l, t2l_config
 
 
 @pytest.mark.quick
-def test_three_examples_stand_before_the_input():
+def test_examples_are_turns_before_the_input():
+    tokenizer = load_tokenizer(GOLDEN / "llama")
     task = Task("t", tuple((f"in {i}", (f"out {i}", "other")) for i in range(5)), (), ("Do.",), ())
-    plain = Sample("t", "Do.", "x", ("y",))
-    sample = with_examples(plain, task)
-    assert sample.input == ("Input: in 0\nOutput: out 0\n\nInput: in 1\nOutput: out 1\n\n"
-                            "Input: in 2\nOutput: out 2\n\nInput: x\nOutput:")
-    assert sample.answers == ("y",)
-    for limit, shown in ((4, 3), (3, 2), (1, 0), (0, 0)):              # here a token is an "Input"
-        short = with_examples(plain, task, lambda text: text.count("Input"), limit)
-        assert short.input.count("Output: out") == shown and short.input.endswith("x\nOutput:")
+    sample = Sample("t", "Do.", "x", ("y",))
+
+    def turn(text: str, answer: str) -> list[int]:
+        return [*tokenizer.prompt(text), *tokenizer.answer(answer), *tokenizer.encode("\n")]
+    turns = [turn(f"in {i}", f"out {i}") for i in range(3)]
+    plain = sum(turns, []) + tokenizer.prompt("x")
+    assert with_examples(sample, task, "lora", tokenizer, 1000) == plain
+    assert with_examples(sample, task, "prompt", tokenizer, 1000) == sum(
+        (turn(f"Do.\n\nin {i}", f"out {i}") for i in range(3)), []) + tokenizer.prompt("Do.\n\nx")
+    assert with_examples(sample, task, "lora", tokenizer, len(plain) - 1) == sum(
+        turns[:2], []) + tokenizer.prompt("x")
+    assert with_examples(sample, task, "lora", tokenizer, 1) == tokenizer.prompt("x")
 
 
 @pytest.mark.quick
@@ -103,18 +108,19 @@ def test_the_table(library, tiny_tasks, tmp_path):
     call("experiments.baselines", *flags, *runs)
     found = json.loads((tmp_path / "out" / "baselines_unseen.json").read_text())
     rows = ["base model", "base model, description in its prompt",
-            "base model, 3 examples in its prompt", "average of the oracles",
+            "base model, 3 examples in its prompt",
+            "base model, 3 examples with the description", "average of the oracles",
             "Arrow over the oracles", "multi-task LoRA, 2 steps (mt0)",
             "multi-task LoRA, 2 steps (mt1)", "T2L L, from oracles (recon)",
             "Hyperdecoder, 2 steps (hyper)", "multi-task LoRA (2 seeds), 2 steps"]
     assert list(found["unseen"]) == list(found["seen"]) == rows
-    assert list(found["with an oracle"]) == [*rows[:9], "oracle", rows[9]]
+    assert list(found["with an oracle"]) == [*rows[:10], "oracle", rows[10]]
     assert set(found["unseen"]["base model"]) == {"gamma"}
     assert set(found["with an oracle"]["oracle"]) == {"alpha", "beta"}
 
     lines = list(csv.reader((tmp_path / "out" / "baselines_unseen.csv").open()))
-    assert lines[0] == ["row", "tasks", "mean", "low", "high", "seeds"] and len(lines) == 26
-    joined = [line for line in lines if line[0] == rows[9]]
+    assert lines[0] == ["row", "tasks", "mean", "low", "high", "seeds"] and len(lines) == 29
+    joined = [line for line in lines if line[0] == rows[10]]
     assert [line[1] for line in joined] == ["unseen", "seen", "with an oracle"]
     assert {line[-1] for line in joined} == {"2"} and {line[-1] for line in lines[1:4]} == {"1"}
 

@@ -38,13 +38,15 @@ NEW_TOKENS = {"gsm8k": 400, "humaneval": 400, "mbpp": 400}            # the othe
 
 @dataclass(frozen=True)
 class Question:
-    """One exercise: `gold` is a letter, "yes" or "no", a number, or the code that tests an answer;
-    `options` are the texts that A, B, … are for; `head` is code that comes before an answer's."""
+    """One exercise: `text` is its question alone; `gold` is a letter, "yes" or "no", a number, or
+    the code that tests an answer; `options` are the texts that A, B, … are for; `head` is code that
+    comes before an answer's."""
     benchmark: str
     prompt: str
     gold: str
     options: tuple[str, ...] = ()
     head: str = ""
+    text: str = ""
 
 
 # ------------------------------------------------------------------------------------ reading
@@ -113,7 +115,7 @@ def load_benchmark(path: str | Path, prompts: str | Path | None = None) -> list[
             raise UserError(f"{path}, line {i}: not in the layout of {name}, or a prompt that asks "
                             f"for more ({type(error).__name__} {error})") from None
         questions.append(Question(name, prompt, fields["gold"], fields.get("texts", ()),
-                                  fields.get("head", "")))
+                                  fields.get("head", ""), fields["question"]))
     if not questions:
         raise UserError(f"{path} holds no question")
     return questions

@@ -8,11 +8,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import GOLDEN, ROOT, call
+from conftest import GOLDEN, ROOT, call, command, refused, task_file
 
+from data.tasks import Task
 from encoder import load_encoder
 from experiments import benchmarks, run_code
-from experiments.benchmark_formats import READERS, is_right, load_benchmark, passes
+from experiments.benchmark_formats import (READERS, Question, is_right, load_benchmark,
+                                           passes)
+from experiments.leaks import find_leaks
 from lora import load_peft
 from mistral import load_model, load_tokenizer
 from t2l import T2L, save_t2l, t2l_config
@@ -274,3 +277,42 @@ def test_a_python_that_does_not_start_is_no_wrong_answer(monkeypatch):
     monkeypatch.setattr("sys.executable", shutil.which("false"))
     with pytest.raises(UserError, match="does not start within --run-code's limits"):
         run_code.tests_pass([ADD], TESTS, 2, 1024)
+
+
+# --------------------------------------------------------------- questions in training tasks
+
+def test_a_question_inside_a_training_task_is_found():
+    """In an input or an answer, in other capitals, with its gap filled; once for each question."""
+    def asked(name: str, text: str, *options: str) -> Question:
+        return Question(name, "", "", options, "", text)
+    questions = {"piqa": [asked("piqa", "How do you warm up cold soup?"), asked("piqa", "Cut it.")],
+                 "winogrande": [asked("winogrande", "The cup missed the bag because _ was small.",
+                                      "the cup", "the bag")]}
+
+    def task(name: str, *pairs: tuple[str, tuple[str, ...]], test: tuple = ()) -> Task:
+        return Task(name, pairs, test, ("Do.",), ())
+    soup = "Question: how do you warm up COLD soup"
+    tasks = [task("in", (soup, ("x",)), (soup, ("y",))),
+             task("out", ("Ask.", ("no", f"{soup}, then?"))),
+             task("gap", ("say: the cup missed the bag because _ was small", ("x",))),
+             task("filled", ("The cup missed the bag because the bag was small. Why?", ("x",))),
+             task("near", ("How do you warm up cold soups?", ("Cut it.",)),
+                  ("The cup missed the bag because the box was small.", ("x",))),
+             task("tested", ("x", ("y",)), test=((soup, ("x",)),))]
+    assert find_leaks(tasks, questions) == {
+        "in": {"piqa": 1}, "out": {"piqa": 1}, "gap": {"winogrande": 1},
+        "filled": {"winogrande": 1}}
+
+
+def test_the_command_says_what_leaks(tiny_tasks, tmp_path):
+    (tmp_path / "questions").mkdir()
+    row = {"goal": "alpha 3 and then some more words", "sol1": "x", "sol2": "y", "label": 0}
+    (tmp_path / "questions" / "piqa.jsonl").write_text(json.dumps(row))
+    leaky = {"input": f"Say: {row['goal']}!", "output": ["x"]}
+    task_file(tiny_tasks, "leaky", Instances=[leaky] * 5, Split={"train": 5, "test": 0})
+    done = command("experiments.leaks", "--benchmarks", tmp_path / "questions", "--tasks",
+                   tiny_tasks, "--out", tmp_path / "out")
+    assert done.stdout.splitlines()[-2:] == [
+        "  leaky: piqa 1", "1 of 3 training tasks hold a question of the 1 benchmarks"]
+    assert json.loads((tmp_path / "out" / "leaks.json").read_text()) == {"leaky": {"piqa": 1}}
+    assert "holds none of arc_challenge" in refused("experiments.leaks", "--benchmarks", tmp_path)

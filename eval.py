@@ -26,10 +26,10 @@ from data.tasks import FORMS, Sample, Suite, message, right_answers, seen_sample
 from encoder import Encoder, embed, encoder_for, normalised
 from lora import LoRA, load_peft
 from mistral import Mistral, generate, load_model, load_tokenizer
-from t2l import T2L, T2LConfig, check_model, generate_lora, load_t2l
+from t2l import T2L, T2LConfig, generate_lora, load_t2l
 from utils.cli import UserError, eval_args, note, run
 from utils.files import check_unique, read_json, write_json
-from utils.peft import check_fits
+from utils.peft import check_fits, check_model
 from utils.results import (Column, add_joined, find_label, join_seeds, print_head, print_row,
                            summary, with_name)
 from utils.run_folder import check_seeds
@@ -66,7 +66,7 @@ def t2l_rows(folder: Path, suite: Suite, controls: Controls, encoder_of: Encoder
              model: Mistral) -> list[Row]:
     """T2L with its own description, and under every control."""
     t2l, encoder, config = load_checkpoint(folder, encoder_of)
-    check_model(t2l, model.cfg)
+    check_model(t2l.cfg, model.cfg)
     lines = [d for task in suite.train for d in task.descriptions[:4]]   # enough for a steady mean
     average = cache(lambda: normalised(embed(encoder, lines).mean(0, keepdim=True), encoder.parts))
 

@@ -88,6 +88,14 @@ def contiguous_by_layer(w: Tensor) -> Tensor:
     return w.movedim(-3, 0).contiguous().movedim(0, -3)
 
 
+def mix_loras(weighed: list[tuple[LoRA, float]]) -> LoRA:
+    """Adapters and what each counts → the one whose ΔW is w₁ ΔW₁ + w₂ ΔW₂ + …: their ranks side by
+    side, [w₁ B₁, w₂ B₂, …] [A₁; A₂; …]. Of a single one, w is its strength."""
+    (A, B), _ = weighed[0]
+    return ({m: torch.cat([lora[0][m] for lora, _ in weighed], -2) for m in A},
+            {m: torch.cat([w * lora[1][m] for lora, w in weighed], -1) for m in B})
+
+
 # ----------------------------------------------------------------------------- merge
 
 def add_delta(W: Tensor, A: Tensor, B: Tensor) -> Tensor:

@@ -14,7 +14,6 @@ Shapes: b descriptions, e embedding width, n layers, m modules, r rank, z latent
 """
 import argparse
 import math
-import shlex
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
@@ -26,16 +25,17 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from encoder import Encoder, embed, encoder_for
-from lora import MODULES, TARGETS, LoRA, add_delta, lora_scale, map_lora, merge, save_peft
+from lora import (MODULES, TARGETS, LoRA, add_delta, lora_scale, map_lora, merge, mix_loras,
+                  save_peft)
 from mistral import MistralConfig, generate, load_model, load_tokenizer, read_config
-from utils.cli import UserError, check_description, note, run, t2l_flags
+from utils.cli import UserError, check_description, note, run, t2l_flags, weighed_descriptions
 from utils.download import model_folder
 from utils.files import atomic_folder, dump_json
 from utils.gguf_adapter import save_gguf
 from utils.library import LoRABuffers
 from utils.modules import adapted_modules
 from utils.neighbours import listing, read_neighbours
-from utils.peft import check_adapter_sizes, merge_folder
+from utils.peft import check_model, merge_folder
 from utils.sakana import read_sakana
 from utils.schema import as_texts, check_types, kind_of
 from utils.weights import (CHECKPOINTS, READER, checkpoint_folder, fingerprint, load_weights,
@@ -350,14 +350,6 @@ def apply_lora(model: nn.Module, lora: LoRA | dict[str, Tensor],
     return merge(model, lora if lora_B is None else (lora, lora_B))
 
 
-def check_model(t2l: T2L, cfg: MistralConfig) -> None:
-    """UserError where a T2L's adapters do not fit the model, a warning where the names differ."""
-    check_adapter_sizes("this T2L", t2l.cfg.base_model, (t2l.cfg.n_layers, t2l.cfg.modules),
-                        cfg.name, (cfg.num_hidden_layers, adapted_modules(cfg, t2l.cfg.modules)),
-                        "give --model the first one's folder, or train a T2L for this: python "
-                        f"train.py --mode sft --model {shlex.quote(cfg.source)}")
-
-
 # ------------------------------------------------------------------------------ the command
 
 def print_answers(args: argparse.Namespace, lora: LoRA) -> None:
@@ -378,29 +370,30 @@ def main() -> None:
         return print(listing(checkpoint_folder(args.ckpt or CHECKPOINT), t2l.neighbours))
     encoder = encoder_for(t2l.cfg, args.model, args.encoder)
 
-    # The description.
-    description = args.description.strip()
-    if not t2l.cfg.tasks:
-        check_description(description, len(encoder.tokenizer.encode(description).ids),
-                          encoder.limit)
+    # The description, or two, and what each one's ΔW counts.
     note(f"T2L-{t2l.cfg.arch} for {t2l.cfg.base_model}, encoder {encoder.name}")
-    if t2l.neighbours and not args.encoder:
-        t2l.neighbours.tell(description, embed(encoder, [description]))
+    weighed = weighed_descriptions(args)
+    for text, _ in weighed:
+        if not t2l.cfg.tasks:
+            check_description(text, len(encoder.tokenizer.encode(text).ids), encoder.limit)
+        if t2l.neighbours and not args.encoder:
+            t2l.neighbours.tell(text, embed(encoder, [text]))
 
     # The adapter.
     start = time.perf_counter()
-    lora_A, lora_B = generate_lora(t2l, description, encoder)
+    lora_A, lora_B = mix_loras([(generate_lora(t2l, text, encoder), w) for text, w in weighed])
     seconds = time.perf_counter() - start
 
     # What it is wanted for.
+    said = " + ".join(f"{w:g} × {text}" if w != 1 else text for text, w in weighed)
     if args.prompt or args.merged or args.gguf:
-        check_model(t2l, read_config(args.model))
+        check_model(t2l.cfg, read_config(args.model))
     if args.gguf:
-        save_gguf(args.gguf, (lora_A, lora_B), model_folder(args.model), description)
+        save_gguf(args.gguf, (lora_A, lora_B), model_folder(args.model), said)
     if args.prompt:
         print_answers(args, (lora_A, lora_B))
     if args.out:
-        save_peft(args.out, lora_A, lora_B, base_model=t2l.cfg.base_model, description=description,
+        save_peft(args.out, lora_A, lora_B, base_model=t2l.cfg.base_model, description=said,
                   encoder=encoder.name, hypernetwork=fingerprint(t2l))
     if args.merged:
         merge_folder(model_folder(args.model), (lora_A, lora_B), args.merged, add_delta)

@@ -28,11 +28,12 @@ from eval import BATCH, EncoderOf, Row, ask, load_checkpoint, load_models, mtlor
 from experiments.hyperdecoder import read_inputs
 from lora import MODULES, LoRA
 from mistral import Mistral, generate_ids
-from t2l import adapted_modules, check_model, generate_lora
+from t2l import adapted_modules, generate_lora
 from utils.cli import EvalParser, run, typed_text
 from utils.files import check_unique, read_json, write_json
 from utils.library import average_lora, canonical, check_library_model, load_library, stack_loras
 from utils.modules import TARGETS
+from utils.peft import check_model
 from utils.results import (Column, Joined, add_joined, find_label, join_seeds, print_differences,
                            print_head, print_joined, print_row, runs_of)
 from utils.run_folder import check_same_but_seed
@@ -148,7 +149,7 @@ def run_rows(folders: list[Path], controls: Controls, encoder_of: EncoderOf,
                                 label=f"{kind} ({folder.name})"))
             continue
         t2l, encoder, _ = load_checkpoint(folder, encoder_of)
-        check_model(t2l, model.cfg)
+        check_model(t2l.cfg, model.cfg)
 
         def read(samples: list[Sample], t2l=t2l, encoder=encoder,
                  inputs=config.get("reads") == "input") -> LoRA:

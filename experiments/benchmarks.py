@@ -25,9 +25,10 @@ from experiments.benchmark_formats import (LETTERS, NEW_TOKENS, READERS, Questio
                                            load_benchmark)
 from lora import LoRA
 from mistral import Mistral, generate
-from t2l import check_model, generate_lora
+from t2l import generate_lora
 from utils.cli import EvalParser, UserError, run
 from utils.files import check_unique, write_json
+from utils.peft import check_model
 from utils.stats import mean
 from utils.tokenizer import Tokenizer, pad
 from utils.weights import checkpoint_folders
@@ -90,7 +91,7 @@ def table_rows(folders: list[Path], encoder_of: EncoderOf, model: Mistral) -> li
 
 def t2l_rows(folder: Path, encoder_of: EncoderOf, model: Mistral) -> list[BenchmarkRow]:
     t2l, encoder, _ = load_checkpoint(folder, encoder_of)
-    check_model(t2l, model.cfg)
+    check_model(t2l.cfg, model.cfg)
 
     def own(name: str) -> Adapters:
         return [(d, generate_lora(t2l, d, encoder)) for d in DESCRIPTIONS[name]]

@@ -3,10 +3,11 @@ import itertools
 
 import pytest
 import torch
-from conftest import FAMILIES, GOLDEN
+from conftest import FAMILIES, GOLDEN, random_lora
 from safetensors.torch import load_file
 
-from lora import MODULES, LoRA, load_peft, lora_linear, map_lora, merge, save_peft
+from lora import (MODULES, LoRA, load_peft, lora_linear, map_lora, merge, mix_loras,
+                  save_peft)
 from mistral import load_model
 from t2l import apply_lora
 from utils.cli import UserError
@@ -105,6 +106,21 @@ def test_shapes_of_one_adapted_layer():
         assert y.shape == lora_linear(x, linear, None).shape == (2, 5, 11)
         expected = x @ (linear.weight + adapter[1] @ adapter[0]).transpose(-1, -2)
         torch.testing.assert_close(y, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_the_mix_of_adapters_is_the_sum_of_their_deltas():
+    """Shared or one a sample, of other ranks too; a single one's weight is its strength."""
+    for lead in ((), (3,)):
+        first, second = random_lora(*lead), map_lora(random_lora(*lead), torch.randn_like)
+        second = {m: w[..., :1, :] for m, w in second[0].items()}, {
+            m: w[..., :1] for m, w in second[1].items()}
+        A, B = mix_loras([(first, 0.5), (second, -2.0)])
+        for m in A:
+            expected = 0.5 * first[1][m] @ first[0][m] - 2 * second[1][m] @ second[0][m]
+            assert expected.abs().max() > 1 and A[m].shape[-2] == first[0][m].shape[-2] + 1
+            torch.testing.assert_close(B[m] @ A[m], expected, atol=1e-5, rtol=1e-5)
+        A, B = mix_loras([(first, 2.0)])
+        assert all(torch.equal(A[m], first[0][m]) and torch.equal(B[m], 2 * first[1][m]) for m in A)
 
 
 def test_gradients_reach_every_entry_of_every_adapter():

@@ -8,6 +8,7 @@ import shutil
 import pytest
 import torch
 from conftest import FAMILIES, GOLDEN, TINY, command, refused
+from safetensors import safe_open
 
 from encoder import embed, load_encoder
 from lora import MODULES, TARGETS, LoRA, load_peft
@@ -282,6 +283,35 @@ def test_long_and_foreign_descriptions_work_with_a_warning(text, warning, tiny_t
     assert [line.split(":")[0] for line in done.stdout.splitlines()] == \
         ["prompt", "base", "adapted", "adapter"]
     load_peft(tmp_path / "a")
+
+
+def test_strength_and_a_second_description(tiny_t2l, tmp_path):
+    """The written adapter is X ΔW of the first and W ΔW of the second; of 0 and 0 it is nothing."""
+    t2l = load_t2l(tiny_t2l)                            # heads start at 0: all adapters would be one
+    for head in t2l.heads.values():
+        torch.nn.init.normal_(head.weight, std=0.2)
+    save_t2l(t2l, tiny_t2l, torch.float32, {"mode": "sft"})
+
+    def written(name: str, *flags) -> dict[str, torch.Tensor]:
+        done = command("t2l", *flags, "--ckpt", tiny_t2l, *TINY, "--out", tmp_path / name)
+        assert done.returncode == 0, done.stderr
+        A, B = load_peft(tmp_path / name)
+        return {m: B[m] @ A[m] for m in A}
+    one, two = written("one", "Say it twice."), written("two", "Say nothing.")
+    both = written("both", "Say it twice.", "--strength", -0.5, "--mix", " Say nothing. ", 2)
+    none = written("none", "Say it twice.", "--strength", 0, "--mix", "Say nothing.", 0)
+    for m in one:
+        assert (one[m] - two[m]).abs().max() > 1e-6 and not none[m].any()
+        torch.testing.assert_close(both[m], 2 * two[m] - 0.5 * one[m], atol=1e-5, rtol=1e-4)
+    with safe_open(tmp_path / "both" / "adapter_model.safetensors", "pt") as file:
+        assert file.metadata()["description"] == "-0.5 × Say it twice. + 2 × Say nothing."
+
+    common = ["Say it twice.", "--ckpt", tiny_t2l, *TINY]
+    assert "--strength: invalid finite value: 'nan'" in refused("t2l", *common, "--strength", "nan")
+    for mix in (("Say nothing.", "much"), ("Say nothing.", "inf")):
+        assert f"--mix 'Say nothing.' '{mix[1]}': expected a description and a number" in refused(
+            "t2l", *common, "--mix", *mix)
+    assert "the description is ''" in refused("t2l", *common, "--mix", " ", 1)
 
 
 def test_a_model_of_another_name_is_warned_of_and_merged_is_that_model(tiny_t2l, tmp_path):

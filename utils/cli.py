@@ -5,6 +5,7 @@ Order: errors, the parser, how a command runs, the flags of train.py and what co
 import argparse
 import difflib
 import errno
+import math
 import os
 import random
 import re
@@ -354,6 +355,10 @@ def t2l_flags(modules: Iterable[str]) -> Parser:
         help="what the adapted model shall do, in English")
     add("--prompt", type=typed_text, action="append", default=[],
         help="an input to answer with and without the adapter; may be repeated")
+    add("--strength", type=finite, default=1.0, metavar="X",
+        help="the adapter's ΔW times X; 0 is the base model")
+    add("--mix", nargs=2, metavar=("TEXT", "W"), default=None, type=typed_text,
+        help="add W times the ΔW of a second description%(default).0s")
     parser.folder("--out", "write the adapter as a PEFT folder", "it is not kept")
     parser.folder("--merged", "write the whole model with the adapter merged in", "it is not")
     add("--gguf", type=gguf_file, metavar="FILE", default=None, help="write the adapter as a GGUF "
@@ -365,6 +370,25 @@ def t2l_flags(modules: Iterable[str]) -> Parser:
         help="the authors' checkpoints: which module came first in training%(default).0s")
     parser.models(encoder="the checkpoint's")
     return parser
+
+
+def finite(given: str) -> float:
+    """A number that can be multiplied with; ValueError for nan and inf."""
+    if not math.isfinite(x := float(given)):
+        raise ValueError
+    return x
+
+
+def weighed_descriptions(args: argparse.Namespace) -> list[tuple[str, float]]:
+    """t2l.py's description and --strength, then --mix's, if given."""
+    weighed = [(args.description.strip(), args.strength)]
+    if args.mix:
+        try:
+            weighed.append((args.mix[0].strip(), finite(args.mix[1])))
+        except ValueError:
+            raise UserError(f"--mix {args.mix[0]!r} {args.mix[1]!r}: expected a description and a "
+                            "number, what its ΔW counts") from None
+    return weighed
 
 
 # ---------------------------------------------------------------- flags of eval.py and its kin

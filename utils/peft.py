@@ -5,6 +5,7 @@ n layers and rank r. Its scale is always folded into B: ΔW = B A.
 """
 import json
 import re
+import shlex
 import shutil
 import warnings
 from collections.abc import Callable
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 
 from utils.cli import UserError, warn
 from utils.files import atomic_folder, clear_scratch, dump_json, read_json
-from utils.modules import MODULES, layer_name
+from utils.modules import MODULES, adapted_modules, layer_name
 from utils.schema import (FLAG, TEXT, kind_of, misfits, number, object_of, one_of, optional, short,
                           whole)
 from utils.weights import READER, check_numbers, checkpoint_folder, read_safetensors, read_shards
@@ -108,16 +109,19 @@ def same_model(name: str | None, other: str | None) -> bool:
     return not name or not other or Path(hub_name(name)).name == Path(hub_name(other)).name
 
 
-def check_adapter_sizes(what: str, made_for: str, made: tuple, model: str, wanted: tuple,
-                        mend: str = "") -> None:
-    """UserError, which ends with how to `mend` it, unless the adapters that `what` makes are of the
-    model's (n layers, modules); a warning where the sizes agree and the names do not."""
+def check_model(t2l, cfg) -> None:
+    """UserError unless what a T2L of this T2LConfig makes fits the language model with this
+    MistralConfig; a warning where the sizes agree and the names do not."""
+    made = t2l.n_layers, t2l.modules
+    wanted = cfg.num_hidden_layers, adapted_modules(cfg, t2l.modules)
     if made != wanted:
-        raise UserError(f"{what} makes adapters for {made_for}, {made} (layers, modules with "
-                        f"d_in and d_out); {model} has {wanted}" + (mend and f"; {mend}"))
-    if not same_model(made_for, model):
-        warn(f"{what} makes adapters for {made_for}, not for {model}; expect nonsense unless one "
-             "is a copy of the other")
+        raise UserError(f"this T2L makes adapters for {t2l.base_model}, {made} (layers, modules "
+                        f"with d_in and d_out); {cfg.name} has {wanted}; give --model the first "
+                        "one's folder, or train a T2L for this: python train.py --mode sft "
+                        f"--model {shlex.quote(cfg.source)}")
+    if not same_model(t2l.base_model, cfg.name):
+        warn(f"this T2L makes adapters for {t2l.base_model}, not for {cfg.name}; expect nonsense "
+             "unless one is a copy of the other")
 
 
 # ------------------------------------------------------- the LoRA that a T2L's reader reads with

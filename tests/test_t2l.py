@@ -287,7 +287,7 @@ def test_long_and_foreign_descriptions_work_with_a_warning(text, warning, tiny_t
 
 def test_strength_and_a_second_description(tiny_t2l, tmp_path):
     """The written adapter is X ΔW of the first and W ΔW of the second; of 0 and 0 it is nothing."""
-    t2l = load_t2l(tiny_t2l)                            # heads start at 0: all adapters would be one
+    t2l = load_t2l(tiny_t2l)                            # its heads are 0: one adapter for all
     for head in t2l.heads.values():
         torch.nn.init.normal_(head.weight, std=0.2)
     save_t2l(t2l, tiny_t2l, torch.float32, {"mode": "sft"})

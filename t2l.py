@@ -8,8 +8,9 @@ For every layer l and module m of the language model, the hypernetwork reads
 
 and emits A (r, d_in) and B (d_out, r); `adapters` folds the scale into B: ΔW = B A. What one call
 of a head emits makes the three variants of section 3: L, A and B together; M, A or B; S, one rank
-of A or B. The default, bank, is ours: it weighs adapters that all tasks share. Reading order: the
-config, the trunk's blocks, heads, the hypernetwork, loading, description → adapter, the command.
+of A or B. The default, bank, is ours: it reads f(description) alone and weighs adapters that all
+tasks share. Reading order: the config, the trunk's blocks, heads, the hypernetwork, loading,
+description → adapter, the command.
 Shapes: b descriptions, e embedding width, n layers, m modules, r rank, z latent width, N bases.
 """
 import argparse

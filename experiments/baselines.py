@@ -24,12 +24,13 @@ from data.controls import Controls
 from data.suite import drop_too_long, load_suite
 from data.tasks import (Sample, Suite, Task, message, right_answers, seen_samples,
                         test_samples)
-from eval import BATCH, EncoderOf, Row, ask, load_checkpoint, load_models, mtlora_row
+from encoder import DEFAULT_ENCODER
+from eval import BATCH, EncoderOf, Row, ask, load_models, mtlora_row
 from experiments.hyperdecoder import read_inputs
 from lora import MODULES, LoRA
 from mistral import Mistral, generate_ids
-from t2l import adapted_modules, generate_lora
-from utils.cli import EvalParser, run, typed_text
+from t2l import adapted_modules, generate_lora, load_t2l
+from utils.cli import EvalParser, UserError, run, typed_text
 from utils.files import check_unique, read_json, write_json
 from utils.library import average_lora, canonical, check_library_model, load_library, stack_loras
 from utils.modules import TARGETS
@@ -122,17 +123,19 @@ class Baseline(NamedTuple):
 
 def kind_of_run(config: dict) -> str:
     """What a run is called in the table: all that sets it apart but its seed."""
-    modules, steps = config.get("modules") or TARGETS, config.get("steps") or 540
+    t2l, recon, steps = config.get("t2l") or {}, config["mode"] == "recon", config["steps"]
+    modules = t2l.get("modules") or config.get("modules") or TARGETS
     if config["mode"] == "mtlora":
         name = "multi-task LoRA" + ", description in its prompt" * (config["describe"] == "prompt")
-    elif config.get("reads") == "input":
-        name = "Hyperdecoder"
     else:
-        name = f"T2L {config['t2l']['arch']}" + ", from oracles" * (config["mode"] == "recon")
-        name += " + prompt" * (config.get("describe") == "both")
-    return name + f", {len(modules)} modules" * (len(modules) != len(TARGETS)) \
+        name = "Hyperdecoder" if config.get("reads") == "input" else "T2L"
+        name += f" {t2l['arch']}" + " + prompt" * (config.get("describe") == "both")
+    usual = DEFAULT_ENCODER + "+states" * (t2l.get("arch") == "bank")
+    encoder = Path(t2l and config.get("encoder") or usual).name           # a LoRA reads with none
+    return name + ", from oracles" * recon + f", {encoder}" * (encoder != usual) \
+        + f", {len(modules)} modules" * (len(modules) != len(TARGETS)) \
         + ", read with a LoRA" * bool(config.get("read_with")) \
-        + f", {steps:,} steps" * (config["mode"] != "recon" and steps != 540)
+        + f", {steps:,} steps" * (steps != (600 if recon else 540))
 
 
 def run_rows(folders: list[Path], controls: Controls, encoder_of: EncoderOf,
@@ -148,10 +151,10 @@ def run_rows(folders: list[Path], controls: Controls, encoder_of: EncoderOf,
             rows.append(replace(mtlora_row(folder, controls, model), kind=kind,
                                 label=f"{kind} ({folder.name})"))
             continue
-        t2l, encoder, _ = load_checkpoint(folder, encoder_of)
+        t2l = load_t2l(folder)
         check_model(t2l.cfg, model.cfg)
 
-        def read(samples: list[Sample], t2l=t2l, encoder=encoder,
+        def read(samples: list[Sample], t2l=t2l, encoder=encoder_of(t2l.cfg),
                  inputs=config.get("reads") == "input") -> LoRA:
             samples = read_inputs(samples) if inputs else samples
             return generate_lora(t2l, [s.description for s in samples], encoder)
@@ -206,6 +209,8 @@ def report_baselines(loras: dict[str, LoRA], folders: list[Path], suite: Suite, 
                                  lambda t: t.descriptions + t.held_out),
              "seen": seen_samples(suite, per_task),
              "with an oracle": test_samples(with_oracle, per_task, lambda t: t.held_out)}
+    if not asked[split]:
+        raise UserError(f"--tasks names no {split} task that has test instances")
     results: dict[str, Column] = {name: {} for name, samples in asked.items() if samples}
     print_head({name: [s.task for s in asked[name]] for name in results}, results)
 
@@ -224,7 +229,8 @@ def report_baselines(loras: dict[str, LoRA], folders: list[Path], suite: Suite, 
     # What it says.
     print_joined(results, joined)
     for column, scores in results.items():
-        print_differences(f"{column} tasks", shown, scores, joined, against)
+        rows_here = [row for row in (*shown, last) if row.label in scores]
+        print_differences(f"{column} tasks", rows_here, scores, joined, against)
     return f"{split} tasks: {against} {mean(results[split][against].values()):.1f} %"
 
 
@@ -253,7 +259,7 @@ def main() -> None:
     parser.add_argument("--split", choices=["unseen", "validation"], default="unseen",
                         help="the tasks that none was trained on")
     parser.add_argument("--against", metavar="ROW", type=typed_text, help="give every row's paired "
-                        "difference from this one (default: the last of --ckpt)%(default).0s")
+                        "difference from this one (default: the last but the oracles')%(default).0s")
     parser.tasks()
     args = parser.parse_args()
 

@@ -19,6 +19,7 @@ from encoder import Encoder
 from lora import LoRA
 from t2l import T2L, save_t2l
 from utils.cli import run
+from utils.peft import save_reader
 
 
 def read_inputs(samples: Iterable[Sample]) -> list[Sample]:
@@ -40,11 +41,13 @@ class InputToLoRA(train.TextToLoRA):
 
     def save(self, folder: Path, dtype: torch.dtype, metadata: dict) -> None:
         save_t2l(self.t2l, folder, dtype, metadata | {"reads": "input"})
+        if self.reader:
+            save_reader(folder, self.reader)
 
 
 def main() -> None:
-    # eval.py would give it descriptions to read.
-    sys.argv[1:] = ["--mode", "sft", *sys.argv[1:], "--eval-samples", "0"]
+    # Of flags that stand twice the last counts; eval.py would give it descriptions to read.
+    sys.argv[1:] = ["--out", "out/hyper", *sys.argv[1:], "--mode", "sft", "--eval-samples", "0"]
     train.main(InputToLoRA)
 
 

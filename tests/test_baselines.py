@@ -86,7 +86,11 @@ def test_a_run_is_called_by_what_sets_it_apart():
             ({"mode": "recon", "steps": 600, "t2l": {"arch": "M"}}, "T2L M, from oracles"),
             ({"modules": [*"abc"], "read_with": "x", "steps": 3000},
              "T2L bank, 3 modules, read with a LoRA, 3,000 steps"),
-            ({"reads": "input"}, "Hyperdecoder"), ({"mode": "mtlora"}, "multi-task LoRA"),
+            ({"encoder": "x/base"}, "T2L bank, base"),
+            ({"mode": "recon", "steps": 600, "modules": None, "encoder": "all-MiniLM-L6-v2",
+              "t2l": {"arch": "L", "modules": {"a": [], "b": [], "c": []}}},
+             "T2L L, from oracles, 3 modules"),
+            ({"reads": "input"}, "Hyperdecoder bank"), ({"mode": "mtlora"}, "multi-task LoRA"),
             ({"mode": "mtlora", "describe": "prompt"},
              "multi-task LoRA, description in its prompt")):
         assert kind_of_run(sft | changes) == name
@@ -111,8 +115,8 @@ def test_the_table(library, tiny_tasks, tmp_path):
             "base model, 3 examples in its prompt",
             "base model, 3 examples with the description", "average of the oracles",
             "Arrow over the oracles", "multi-task LoRA, 2 steps (mt0)",
-            "multi-task LoRA, 2 steps (mt1)", "T2L L, from oracles (recon)",
-            "Hyperdecoder, 2 steps (hyper)", "multi-task LoRA (2 seeds), 2 steps"]
+            "multi-task LoRA, 2 steps (mt1)", "T2L L, from oracles, bert, 2 steps (recon)",
+            "Hyperdecoder L, bert, 2 steps (hyper)", "multi-task LoRA (2 seeds), 2 steps"]
     assert list(found["unseen"]) == list(found["seen"]) == rows
     assert list(found["with an oracle"]) == [*rows[:10], "oracle", rows[10]]
     assert set(found["unseen"]["base model"]) == {"gamma"}
@@ -124,6 +128,10 @@ def test_the_table(library, tiny_tasks, tmp_path):
     assert [line[1] for line in joined] == ["unseen", "seen", "with an oracle"]
     assert {line[-1] for line in joined} == {"2"} and {line[-1] for line in lines[1:4]} == {"1"}
 
+    assert "reads no description" in refused("eval", "--ckpt", tmp_path / "hyper", "--tasks",
+                                             tiny_tasks, *TINY, "--eval-samples", 1)
+    (tmp_path / "splits.json").unlink()
+    assert "names no unseen task" in refused("experiments.baselines", *flags, *runs)
     shutil.copytree(tmp_path / "mt0", tmp_path / "copy")
     assert "have the same seed, 0" in refused("experiments.baselines", *flags, *runs,
                                               tmp_path / "copy")

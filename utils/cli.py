@@ -5,7 +5,6 @@ Order: errors, the parser, how a command runs, the flags of train.py and what co
 import argparse
 import difflib
 import errno
-import math
 import os
 import random
 import re
@@ -355,8 +354,8 @@ def t2l_flags(modules: Iterable[str]) -> Parser:
         help="what the adapted model shall do, in English")
     add("--prompt", type=typed_text, action="append", default=[],
         help="an input to answer with and without the adapter; may be repeated")
-    add("--strength", type=finite, default=1.0, metavar="X",
-        help="the adapter's ΔW times X; 0 is the base model")
+    add("--strength", type=strength, default=1.0, metavar="X",
+        help="the description's ΔW times X; of 0 nothing is left")
     add("--mix", nargs=2, metavar=("TEXT", "W"), default=None, type=typed_text,
         help="add W times the ΔW of a second description%(default).0s")
     parser.folder("--out", "write the adapter as a PEFT folder", "it is not kept")
@@ -372,9 +371,9 @@ def t2l_flags(modules: Iterable[str]) -> Parser:
     return parser
 
 
-def finite(given: str) -> float:
-    """A number that can be multiplied with; ValueError for nan and inf."""
-    if not math.isfinite(x := float(given)):
+def strength(given: str) -> float:
+    """What an adapter's ΔW counts; ValueError for nan, and for what no adapter's numbers bear."""
+    if not abs(x := float(given)) <= 1000:
         raise ValueError
     return x
 
@@ -384,10 +383,10 @@ def weighed_descriptions(args: argparse.Namespace) -> list[tuple[str, float]]:
     weighed = [(args.description.strip(), args.strength)]
     if args.mix:
         try:
-            weighed.append((args.mix[0].strip(), finite(args.mix[1])))
+            weighed.append((args.mix[0].strip(), strength(args.mix[1])))
         except ValueError:
             raise UserError(f"--mix {args.mix[0]!r} {args.mix[1]!r}: expected a description and a "
-                            "number, what its ΔW counts") from None
+                            "number up to 1000, what its ΔW counts") from None
     return weighed
 
 

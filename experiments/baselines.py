@@ -259,7 +259,7 @@ def main() -> None:
     parser.add_argument("--split", choices=["unseen", "validation"], default="unseen",
                         help="the tasks that none was trained on")
     parser.add_argument("--against", metavar="ROW", type=typed_text, help="give every row's paired "
-                        "difference from this one (default: the last but the oracles')%(default).0s")
+                        "difference from this (default: the last but the oracles')%(default).0s")
     parser.tasks()
     args = parser.parse_args()
 

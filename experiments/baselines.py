@@ -237,7 +237,7 @@ def report_baselines(loras: dict[str, LoRA], folders: list[Path], suite: Suite, 
 def write_csv(path: Path, rows: list[Row], results: dict[str, Column], joined: Joined) -> None:
     """A line for each row and column: its mean in %, the interval over tasks and seeds, seeds."""
     with path.open("w", newline="", encoding="utf-8") as file:
-        lines = csv.writer(file)
+        lines = csv.writer(file, lineterminator="\n")
         lines.writerow(["row", "tasks", "mean", "low", "high", "seeds"])
         for row in rows:
             for column, scores in results.items():

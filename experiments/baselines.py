@@ -21,18 +21,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from data.controls import Controls
-from data.suite import drop_too_long, load_suite
 from data.tasks import (Sample, Suite, Task, message, right_answers, seen_samples,
                         test_samples)
 from encoder import DEFAULT_ENCODER
-from eval import BATCH, EncoderOf, Row, ask, load_models, mtlora_row
+from eval import BATCH, EncoderOf, Row, ask, mtlora_row
+from experiments.compare import load_all
 from experiments.hyperdecoder import read_inputs
 from lora import MODULES, LoRA
 from mistral import Mistral, generate_ids
-from t2l import adapted_modules, generate_lora, load_t2l
+from t2l import generate_lora, load_t2l
 from utils.cli import EvalParser, UserError, run, typed_text
 from utils.files import check_unique, read_json, write_json
-from utils.library import average_lora, canonical, check_library_model, load_library, stack_loras
+from utils.library import average_lora, canonical, stack_loras
 from utils.modules import TARGETS
 from utils.peft import check_model
 from utils.results import (Column, Joined, add_joined, find_label, join_seeds, print_differences,
@@ -196,11 +196,12 @@ def baseline_rows(loras: dict[str, LoRA], folders: list[Path], suite: Suite,
 def report_baselines(loras: dict[str, LoRA], folders: list[Path], suite: Suite, model: Mistral,
                      tokenizer: Tokenizer, encoder_of: EncoderOf, per_task: int, out: Path,
                      split: str, against: str | None) -> str:
-    """Run every row, print the table, write baselines.json and .csv into the folder `out`; returns
-    the one-line result."""
+    """Run every row, print the table, write baselines_SPLIT.json and .csv into the folder `out`;
+    returns the one-line result."""
     rows = baseline_rows(loras, folders, suite, encoder_of, model, tokenizer)
     shown, joined = join_seeds([baseline.row for baseline in rows])
-    last = shown.pop(next(i for i, row in enumerate(shown) if row.label == "oracle"))
+    last = rows[-1].row
+    shown.remove(last)
     against = find_label([row.label for row in shown], against or shown[-1].label)
 
     # What is asked.
@@ -263,13 +264,8 @@ def main() -> None:
     parser.tasks()
     args = parser.parse_args()
 
-    loras, base_model = load_library(args.loras)
     folders = checkpoint_folders(args.ckpt)
-    model, tokenizer, encoder_of = load_models(args)
-    check_library_model(loras, base_model, model.cfg.name, model.cfg.num_hidden_layers,
-                        adapted_modules(model.cfg, MODULES))
-    suite = drop_too_long(load_suite(args.tasks), tokenizer, model.cfg.max_position_embeddings,
-                          "prompt")
+    loras, _, suite, model, tokenizer, encoder_of = load_all(args)
     print(report_baselines(loras, folders, suite, model, tokenizer, encoder_of, args.eval_samples,
                            args.out, args.split, args.against))
 

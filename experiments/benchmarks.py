@@ -146,14 +146,15 @@ def likeliest(model: Mistral, tokenizer: Tokenizer, prompt: str, options: Sequen
 
 # -------------------------------------------------------------------------------- the table
 
-def load_benchmarks(folder: Path, prompts: str | None, at_most: int,
+def load_benchmarks(folder: Path, prompts: str | None, at_most: int | None,
                     run_code: bool) -> dict[str, list[Question]]:
-    """{benchmark: its first `at_most` questions}; UserError where the folder holds none."""
+    """{benchmark: its first `at_most` questions (None: all)}; UserError where the folder holds
+    none; those that run code only with `run_code`."""
     files = [folder / f"{name}.jsonl" for name in READERS if (folder / f"{name}.jsonl").exists()]
     files = [file for file in files if run_code or file.stem not in RUNS_CODE]
     if not files:
-        raise UserError(f"{folder} holds none of {', '.join(READERS)} as NAME.jsonl (the last two "
-                        "need --run-code)")
+        raise UserError(f"{folder} holds none of {', '.join(READERS)} as NAME.jsonl"
+                        + ("" if run_code else " (the last two need --run-code)"))
     return {file.stem: load_benchmark(file, prompts)[:at_most] for file in files}
 
 

@@ -203,6 +203,19 @@ def print_library(scores: dict[str, dict[str, float]], apart: dict[str, list[flo
 
 # ------------------------------------------------------------------------------- the command
 
+def load_all(args: argparse.Namespace
+             ) -> tuple[dict[str, LoRA], str, Suite, Mistral, Tokenizer, EncoderOf]:
+    """--loras with the name of the model that they are for, the suite, and what load_models gives;
+    UserError where the library is for another model."""
+    loras, base_model = load_library(args.loras)
+    model, tokenizer, encoder_of = load_models(args)
+    check_library_model(loras, base_model, model.cfg.name, model.cfg.num_hidden_layers,
+                        adapted_modules(model.cfg, MODULES))
+    suite = drop_too_long(load_suite(args.tasks), tokenizer, model.cfg.max_position_embeddings,
+                          "prompt")
+    return loras, base_model, suite, model, tokenizer, encoder_of
+
+
 def compare_args() -> argparse.Namespace:
     parser = EvalParser("The table of a library of oracles, and of T2L on its tasks.",
                         "folders of train.py --mode recon or sft, or the authors'", "none",
@@ -216,12 +229,7 @@ def compare_args() -> argparse.Namespace:
 
 def main() -> None:
     args = compare_args()
-    loras, base_model = load_library(args.loras)
-    model, tokenizer, encoder_of = load_models(args)
-    check_library_model(loras, base_model, model.cfg.name, model.cfg.num_hidden_layers,
-                        adapted_modules(model.cfg, MODULES))
-    suite = drop_too_long(load_suite(args.tasks), tokenizer, model.cfg.max_position_embeddings,
-                          "prompt")
+    loras, base_model, suite, model, tokenizer, encoder_of = load_all(args)
     print(report_library(loras, base_model, [checkpoint_folder(d) for d in args.ckpt or []], suite,
                          model, tokenizer, encoder_of, args.eval_samples, args.out))
 

@@ -16,8 +16,9 @@ from pathlib import Path
 
 from data.suite import load_suite
 from data.tasks import Task
-from experiments.benchmark_formats import READERS, Question, load_benchmark
-from utils.cli import Parser, UserError, run
+from experiments.benchmark_formats import Question
+from experiments.benchmarks import load_benchmarks
+from utils.cli import Parser, run
 from utils.files import write_json
 
 WORDS = 6
@@ -73,10 +74,7 @@ def main() -> None:
     parser.tasks()
     args = parser.parse_args()
 
-    files = {name: Path(args.benchmarks) / f"{name}.jsonl" for name in READERS}
-    questions = {name: load_benchmark(file) for name, file in files.items() if file.exists()}
-    if not questions:
-        raise UserError(f"{args.benchmarks} holds none of {', '.join(READERS)} as NAME.jsonl")
+    questions = load_benchmarks(Path(args.benchmarks), None, None, run_code=True)    # none is run
     tasks = load_suite(args.tasks).train
     leaks = find_leaks(tasks, questions)
     write_json(Path(args.out) / "leaks.json", leaks)

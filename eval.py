@@ -59,8 +59,8 @@ def load_checkpoint(folder: Path, encoder_of: EncoderOf) -> tuple[T2L, Encoder, 
     """A T2L, its encoder and config.json; the authors' were trained with `--describe both`."""
     t2l, official = load_t2l(folder), (folder / "hypermod.pt").exists()
     config = {"describe": "both"} if official else read_json(folder / "config.json")
-    if config.get("reads") == "input":
-        raise UserError(f"{folder} is a Hyperdecoder, which reads no description; its row is in "
+    if "reads" in config:
+        raise UserError(f"{folder} reads no description but the {config['reads']}; its row is in "
                         "the table of python -m experiments.baselines")
     return t2l, encoder_of(t2l.cfg), config
 

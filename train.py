@@ -322,6 +322,8 @@ def load_model_and_tasks(args: argparse.Namespace) -> tuple[Mistral, Tokenizer, 
 
     limit = min(MAX_TOKENS, model.cfg.max_position_embeddings)
     suite = drop_too_long(load_suite(args.tasks), tokenizer, limit, args.describe)
+    chosen = select_tasks([task.name for task in suite.train], args.task, args.max_tasks)
+    suite = replace(suite, train=[task for task in suite.train if task.name in chosen])
     if args.eval_samples and not any(task.test for task in suite.train + suite.unseen):
         raise UserError("no task has test instances (a fifth of a task's, so give it 5); "
                         "--eval-samples 0 trains without a table")
@@ -340,7 +342,7 @@ def init_t2l(args: argparse.Namespace, cfg: T2LConfig) -> T2L:
     return t2l
 
 
-def setup_through_model(args: argparse.Namespace, hypernetwork: type[TextToLoRA]) -> Setup:
+def setup_through_model(args: argparse.Namespace, hypernetwork: Callable[..., TextToLoRA]) -> Setup:
     """sft: the hypernetwork; mtlora: one ordinary LoRA. Both through the language model."""
     model, tokenizer, suite = load_model_and_tasks(args)
     encoder = None if args.mode == "mtlora" else load_encoder(
@@ -402,9 +404,7 @@ def setup_recon(args: argparse.Namespace) -> Setup:
 def train_oracles(args: argparse.Namespace, out: Path) -> str:
     """lora: as many tasks side by side as a batch holds, then the next ones."""
     model, tokenizer, suite = load_model_and_tasks(args)
-    known = {task.name: task for task in suite.train}
-    tasks = sorted((known[name] for name in select_tasks(known, args.task, args.max_tasks)),
-                   key=mean_length)                          # neighbours need little padding
+    tasks = sorted(suite.train, key=mean_length)             # neighbours need little padding
     [hold_out(task, HELD_OUT) for task in tasks]             # refuses short ones before any trains
     start_run(args, out)
 
@@ -430,7 +430,7 @@ def train_oracles(args: argparse.Namespace, out: Path) -> str:
     return f"{trained} oracles in {seconds / 60:.1f} min ({seen / seconds:.0f} tokens/s)"
 
 
-def train_one(args: argparse.Namespace, out: Path, hypernetwork: type[TextToLoRA]) -> str:
+def train_one(args: argparse.Namespace, out: Path, hypernetwork: Callable[..., TextToLoRA]) -> str:
     """sft, mtlora, recon: one source of adapters, from the first step to its evaluation."""
     setup = setup_recon(args) if args.mode == "recon" else setup_through_model(args, hypernetwork)
     note(f"{sum(p.numel() for p in setup.lora_source.parameters()):,} trainable parameters")
@@ -449,7 +449,7 @@ def train_one(args: argparse.Namespace, out: Path, hypernetwork: type[TextToLoRA
 
 # ------------------------------------------------------------------------------ the command
 
-def main(hypernetwork: type[TextToLoRA] = TextToLoRA) -> None:
+def main(hypernetwork: Callable[..., TextToLoRA] = TextToLoRA) -> None:
     args = train_args(DEFAULTS, HEADS, SAMPLES_PER_TASK, init_fields)
     args.dtype = getattr(torch, args.dtype)
     out = Path(args.out or f"out/{args.mode}")

@@ -12,6 +12,7 @@ class Controls:
     def __init__(self, suite: Suite):
         tasks = suite.train + suite.validation + suite.unseen
         self.wordings = {t.name: t.descriptions for t in tasks}
+        self.others = {t.name: t.held_out for t in tasks}
         self.words = sorted({w for t in suite.train for d in t.descriptions for w in d.split()})
 
         self.users = defaultdict(set)                  # input → the tasks that use it
@@ -25,6 +26,17 @@ class Controls:
     def own(self, sample: Sample, rng: random.Random) -> str:
         return sample.description
 
+    def training(self, sample: Sample, rng: random.Random) -> str:
+        return rng.choice(self.wordings[sample.task])
+
+    def held_out(self, sample: Sample, rng: random.Random) -> str:
+        return rng.choice(self.others[sample.task])
+
+    def shuffled(self, sample: Sample, rng: random.Random) -> str:
+        """A held-out wording's words in any order."""
+        words = self.held_out(sample, rng).split()
+        return " ".join(rng.sample(words, len(words)))
+
     def other_task(self, sample: Sample, rng: random.Random) -> str:
         return self.wording_of(set(self.wordings), sample, rng)
 
@@ -36,6 +48,12 @@ class Controls:
 
     def random_words(self, sample: Sample, rng: random.Random) -> str:
         return " ".join(rng.choices(self.words, k=12))
+
+    def random_characters(self, sample: Sample, rng: random.Random) -> str:
+        return "".join(rng.choices("abcdefghijklmnopqrstuvwxyz     ", k=60))
+
+    def empty(self, sample: Sample, rng: random.Random) -> str:
+        return ""
 
     def wording_of(self, names: set[str], sample: Sample, rng: random.Random) -> str:
         """A wording of one of these tasks, or of any, but never of the sample's own."""

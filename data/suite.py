@@ -20,7 +20,7 @@ from pathlib import Path
 
 from data import generate
 from data.tasks import Pair, Sample, Suite, Task, message
-from utils.cli import UserError, composed, note
+from utils.cli import UserError, composed, note, select_tasks
 from utils.files import listed, read_json
 from utils.neighbours import training_names
 from utils.tokenizer import Tokenizer
@@ -292,7 +292,9 @@ def tasks_of_checkpoint(folder: Path) -> set[str]:
             if not found and "tasks" not in config:
                 raise UserError("neither tasks.safetensors nor its --tasks are there")
             with warnings.catch_warnings(action="ignore"):           # said when it was trained
-                names.update(found or (task.name for task in load_suite(config["tasks"]).train))
+                names.update(found or select_tasks(
+                    [task.name for task in load_suite(config["tasks"]).train],
+                    config.get("task"), config.get("max_tasks")))
             others = [checkpoint_folder(config[key]) for key in ("init", "read_with")
                       if config.get(key)]
             folders += [other for other in others if other not in folders]

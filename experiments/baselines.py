@@ -1,12 +1,14 @@
-"""T2L beside every other way to tell a model its task (arXiv 2506.06105, Table 2).
+"""T2L beside every other way to tell a model its task (arXiv 2506.06105, Tables 2 to 4).
 
     python -m experiments.baselines --loras out/lora --ckpt out/sft out/mtlora out/hyper …
+    python -m experiments.baselines --ckpt out/tasks-31 out/tasks-62 …       # these alone
 
 Exact match on unseen tasks, on seen tasks, and on those that have an oracle, for the base model,
 alone, with a description and with three examples in its prompt; the average of the oracles; Arrow,
 which mixes oracles token by token; the oracles; and what --ckpt names: multi-task LoRAs, T2Ls with
-their own description, Hyperdecoders. Runs of a kind that differ in their seed alone are joined.
-Reading order: examples in the prompt, Arrow, rows of the table, the table, the command.
+their own description, what experiments.readers trains. Runs of a kind that differ in their seed
+alone are joined. Reading order: examples in the prompt, Arrow, rows of the table, the table, the
+command.
 """
 import copy
 import csv
@@ -26,7 +28,7 @@ from data.tasks import (Sample, Suite, Task, message, right_answers, seen_sample
 from encoder import DEFAULT_ENCODER
 from eval import BATCH, EncoderOf, Row, ask, mtlora_row
 from experiments.compare import load_all
-from experiments.hyperdecoder import read_inputs
+from experiments.readers import read_instead, stand_in
 from lora import MODULES, LoRA
 from mistral import Mistral, generate_ids
 from t2l import generate_lora, load_t2l
@@ -44,6 +46,7 @@ from utils.weights import checkpoint_folders
 
 EXAMPLES = 3
 TOP_K = 4                                        # oracles that Arrow mixes for a token
+OWN = "with an oracle"                           # the column of the oracles' own tasks
 
 
 # -------------------------------------------------------------------- examples in the prompt
@@ -115,10 +118,11 @@ def arrow_model(model: Mistral, loras: list[LoRA], k: int = TOP_K) -> Mistral:
 
 # ------------------------------------------------------------------------- rows of the table
 
-class Baseline(NamedTuple):
-    """A row of the table, and how it answers."""
+class Asked(NamedTuple):
+    """A row of the table, how it answers, and the only column that it has an answer for, if so."""
     row: Row
     answer: Callable[[list[Sample]], list[tuple[Sample, str]]]
+    only: str = ""
 
 
 def kind_of_run(config: dict) -> str:
@@ -128,13 +132,15 @@ def kind_of_run(config: dict) -> str:
     if config["mode"] == "mtlora":
         name = "multi-task LoRA" + ", description in its prompt" * (config["describe"] == "prompt")
     else:
-        name = "Hyperdecoder" if config.get("reads") == "input" else "T2L"
+        name = {"input": "Hyperdecoder", "random": "random vectors", "number": "one-hot",
+                None: "T2L"}[config.get("reads")]
         name += f" {t2l['arch']}" + " + prompt" * (config.get("describe") == "both")
     usual = DEFAULT_ENCODER + "+states" * (t2l.get("arch") == "bank")
     encoder = Path(t2l and config.get("encoder") or usual).name           # a LoRA reads with none
     return name + ", from oracles" * recon + f", {encoder}" * (encoder != usual) \
         + f", {len(modules)} modules" * (len(modules) != len(TARGETS)) \
         + ", read with a LoRA" * bool(config.get("read_with")) \
+        + (f", {config['max_tasks']} tasks" if config.get("max_tasks") else "") \
         + f", {steps:,} steps" * (steps != (600 if recon else 540))
 
 
@@ -154,9 +160,12 @@ def run_rows(folders: list[Path], controls: Controls, encoder_of: EncoderOf,
         t2l = load_t2l(folder)
         check_model(t2l.cfg, model.cfg)
 
-        def read(samples: list[Sample], t2l=t2l, encoder=encoder_of(t2l.cfg),
-                 inputs=config.get("reads") == "input") -> LoRA:
-            samples = read_inputs(samples) if inputs else samples
+        reads, encoder = config.get("reads"), encoder_of(t2l.cfg)
+        if reads:
+            encoder = stand_in(encoder, reads, config.get("library"))
+
+        def read(samples: list[Sample], t2l=t2l, encoder=encoder, reads=reads) -> LoRA:
+            samples = read_instead(samples, reads) if reads else samples
             return generate_lora(t2l, [s.description for s in samples], encoder)
         rows.append(Row(f"{kind} ({folder.name})", config.get("describe", "lora"), controls.own,
                         read, "", folder.name, kind))
@@ -165,87 +174,90 @@ def run_rows(folders: list[Path], controls: Controls, encoder_of: EncoderOf,
     return rows
 
 
-def baseline_rows(loras: dict[str, LoRA], folders: list[Path], suite: Suite,
-                  encoder_of: EncoderOf, model: Mistral, tokenizer: Tokenizer) -> list[Baseline]:
-    """All rows; the oracles' comes last, for other tasks than theirs have none."""
+def baseline_rows(loras: dict[str, LoRA], suite: Suite, model: Mistral,
+                  tokenizer: Tokenizer) -> list[Asked]:
+    """The base model's rows and the oracles'."""
     controls, tasks, average = Controls(suite), suite.by_name(), average_lora(loras)
 
     def plain(label: str, describe: str = "lora", adapters=lambda samples: None) -> Row:
         return Row(label, describe, controls.own, adapters)
 
-    def adapted(row: Row, asked: Mistral = model) -> Baseline:
-        return Baseline(row, partial(ask, row, model=asked, tokenizer=tokenizer))
+    def shown(row: Row) -> Asked:
+        return Asked(row, partial(ask_with_examples, row, tasks, model=model, tokenizer=tokenizer))
 
-    def shown(row: Row) -> Baseline:
-        return Baseline(row, partial(ask_with_examples, row, tasks, model=model,
-                                     tokenizer=tokenizer))
+    def oracles(samples: list[Sample]) -> LoRA:
+        return stack_loras([loras[s.task] for s in samples])
 
-    return [adapted(plain("base model")),
-            adapted(plain("base model, description in its prompt", "prompt")),
+    return [adapted(plain("base model"), model, tokenizer),
+            adapted(plain("base model, description in its prompt", "prompt"), model, tokenizer),
             shown(plain(f"base model, {EXAMPLES} examples in its prompt")),
             shown(plain(f"base model, {EXAMPLES} examples with the description", "prompt")),
-            adapted(plain("average of the oracles", adapters=lambda samples: average)),
-            adapted(plain("Arrow over the oracles"), arrow_model(model, list(loras.values()))),
-            *map(adapted, run_rows(folders, controls, encoder_of, model)),
-            adapted(plain("oracle", adapters=lambda samples: stack_loras(
-                [loras[s.task] for s in samples])))]
+            adapted(plain("oracle", adapters=oracles), model, tokenizer)._replace(only=OWN),
+            adapted(plain("average of the oracles", adapters=lambda samples: average), model,
+                    tokenizer),
+            adapted(plain("Arrow over the oracles"), arrow_model(model, list(loras.values())),
+                    tokenizer)]
+
+
+def adapted(row: Row, model: Mistral, tokenizer: Tokenizer) -> Asked:
+    return Asked(row, partial(ask, row, model=model, tokenizer=tokenizer))
 
 
 # --------------------------------------------------------------------------------- the table
 
-def report_baselines(loras: dict[str, LoRA], folders: list[Path], suite: Suite, model: Mistral,
-                     tokenizer: Tokenizer, encoder_of: EncoderOf, per_task: int, out: Path,
-                     split: str, against: str | None) -> str:
-    """Run every row, print the table, write baselines_SPLIT.json and .csv into the folder `out`;
-    returns the one-line result."""
-    rows = baseline_rows(loras, folders, suite, encoder_of, model, tokenizer)
-    shown, joined = join_seeds([baseline.row for baseline in rows])
-    last = rows[-1].row
-    shown.remove(last)
-    against = find_label([row.label for row in shown], against or shown[-1].label)
-
-    # What is asked.
-    with_oracle = [task for task in suite.train if task.name in loras]
+def questions(suite: Suite, loras: dict[str, LoRA], per_task: int,
+              split: str) -> dict[str, list[Sample]]:
+    """{column: what is asked}: the split's tasks, the seen ones, those that have an oracle."""
+    own = [task for task in suite.train if task.name in loras]
     asked = {split: test_samples(getattr(suite, split), per_task,
                                  lambda t: t.descriptions + t.held_out),
              "seen": seen_samples(suite, per_task),
-             "with an oracle": test_samples(with_oracle, per_task, lambda t: t.held_out)}
+             OWN: test_samples(own, per_task, lambda t: t.held_out)}
     if not asked[split]:
         raise UserError(f"--tasks names no {split} task that has test instances")
-    results: dict[str, Column] = {name: {} for name, samples in asked.items() if samples}
-    print_head({name: [s.task for s in asked[name]] for name in results}, results)
+    return {name: samples for name, samples in asked.items() if samples}
+
+
+def report_rows(rows: list[Asked], asked: dict[str, list[Sample]], file: Path,
+                against: str | None) -> str:
+    """Run every row, print the table and each row's difference from `against` (None: from the
+    last), write `file` + .json and .csv; returns the one-line result."""
+    shown, joined = join_seeds([one.row for one in rows])
+    against = find_label([row.label for row in shown], against or shown[-1].label)
+    results: dict[str, Column] = {name: {} for name in asked}
+    print_head({name: [s.task for s in samples] for name, samples in asked.items()}, results)
 
     # What is answered.
-    for row, answer in rows:
-        for column, scores in results.items():
-            if row.label == last.label and column != "with an oracle":
-                continue
+    for row, answer, only in rows:
+        for column in (name for name in asked if only in ("", name)):
             right = right_answers(answer(asked[column]))
-            scores[row.label] = {t: 100 * mean(r) for t, r in sorted(right.items())}
+            results[column][row.label] = {t: 100 * mean(r) for t, r in sorted(right.items())}
         print_row(row.label, {c: scores for c, scores in results.items() if row.label in scores})
     add_joined(results, joined)
-    write_json(out / f"baselines_{split}.json", results)
-    write_csv(out / f"baselines_{split}.csv", [*shown, last], results, joined)
+    write_json(Path(f"{file}.json"), results)
+    write_csv(Path(f"{file}.csv"), [row.label for row in shown], results, joined)
 
     # What it says.
     print_joined(results, joined)
     for column, scores in results.items():
-        rows_here = [row for row in (*shown, last) if row.label in scores]
-        print_differences(f"{column} tasks", rows_here, scores, joined, against)
-    return f"{split} tasks: {against} {mean(results[split][against].values()):.1f} %"
+        here = [row for row in shown if row.label in scores]
+        if against in scores:
+            print_differences(f"{column} tasks", here, scores, joined, against)
+    first, scores = next(iter(results.items()))
+    return f"{first} tasks: {against} {mean(scores[against].values()):.1f} %"
 
 
-def write_csv(path: Path, rows: list[Row], results: dict[str, Column], joined: Joined) -> None:
+def write_csv(path: Path, labels: list[str], results: dict[str, Column], joined: Joined) -> None:
     """A line for each row and column: its mean in %, the interval over tasks and seeds, seeds."""
     with path.open("w", newline="", encoding="utf-8") as file:
         lines = csv.writer(file, lineterminator="\n")
         lines.writerow(["row", "tasks", "mean", "low", "high", "seeds"])
-        for row in rows:
+        for label in labels:
             for column, scores in results.items():
-                if row.label in scores:
-                    runs = [[*run.values()] for run in runs_of(scores, row.label, joined).values()]
-                    numbers = mean(scores[row.label].values()), *seed_interval(runs)
-                    lines.writerow([row.label, column, *(f"{x:.2f}" for x in numbers), len(runs)])
+                if label in scores:
+                    runs = [[*run.values()] for run in runs_of(scores, label, joined).values()]
+                    numbers = mean(scores[label].values()), *seed_interval(runs)
+                    lines.writerow([label, column, *(f"{x:.2f}" for x in numbers), len(runs)])
 
 
 # ------------------------------------------------------------------------------- the command
@@ -253,21 +265,23 @@ def write_csv(path: Path, rows: list[Row], results: dict[str, Column], joined: J
 def main() -> None:
     parser = EvalParser("T2L beside every other way to tell a model its task.",
                         "folders of train.py --mode sft, recon or mtlora, or of "
-                        "experiments.hyperdecoder", "the committed ones", "test inputs per task")
+                        "experiments.readers", "the committed ones", "test inputs per task")
     parser.prog = "python -m experiments.baselines"
-    parser.add_argument("--loras", metavar="DIR", required=True,
-                        help="the oracles, of train.py --mode lora%(default).0s")
+    parser.folder("--loras", "the oracles, of train.py --mode lora", "no row but --ckpt's")
     parser.add_argument("--split", choices=["unseen", "validation"], default="unseen",
                         help="the tasks that none was trained on")
     parser.add_argument("--against", metavar="ROW", type=typed_text, help="give every row's paired "
-                        "difference from this (default: the last but the oracles')%(default).0s")
+                        "difference from this (default: the last)%(default).0s")
     parser.tasks()
     args = parser.parse_args()
 
     folders = checkpoint_folders(args.ckpt)
     loras, _, suite, model, tokenizer, encoder_of = load_all(args)
-    print(report_baselines(loras, folders, suite, model, tokenizer, encoder_of, args.eval_samples,
-                           args.out, args.split, args.against))
+    runs = [adapted(row, model, tokenizer)
+            for row in run_rows(folders, Controls(suite), encoder_of, model)]
+    others = baseline_rows(loras, suite, model, tokenizer) if loras else []
+    asked = questions(suite, loras, args.eval_samples, args.split)
+    print(report_rows([*others, *runs], asked, args.out / f"baselines_{args.split}", args.against))
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ the oracle's. Reading order: T2L and the library, rows of the table, distances, 
 command.
 """
 import argparse
-import random
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -92,20 +91,14 @@ def t2l_rows(name: str, loaded: Loaded, tasks: list[Task]) -> list[Row]:
     t2l, encoder, config = loaded
     if one_hot := bool(t2l.cfg.tasks):                     # a task's one description is its name
         tasks = [replace(task, descriptions=(task.name,)) for task in tasks]
-    by_name = {task.name: task for task in tasks}
-
-    def trained(sample: Sample, rng: random.Random) -> str:
-        return rng.choice(by_name[sample.task].descriptions)
-
-    def held_out(sample: Sample, rng: random.Random) -> str:
-        return rng.choice(by_name[sample.task].held_out)
+    controls = Controls(Suite(tasks, [], []))
 
     def read(samples: list[Sample]) -> LoRA:
         return generate_lora(t2l, [s.description for s in samples], encoder)
 
     # Which of them there are.
-    kinds = {"training wording": trained, "held-out wording": held_out,
-             "another task's": Controls(Suite(tasks, [], [])).other_task}
+    kinds = {"training wording": controls.training, "held-out wording": controls.held_out,
+             "another task's": controls.other_task}
     if one_hot:
         del kinds["held-out wording"]
     if len(tasks) == 1:
@@ -205,12 +198,13 @@ def print_library(scores: dict[str, dict[str, float]], apart: dict[str, list[flo
 
 def load_all(args: argparse.Namespace
              ) -> tuple[dict[str, LoRA], str, Suite, Mistral, Tokenizer, EncoderOf]:
-    """--loras with the name of the model that they are for, the suite, and what load_models gives;
-    UserError where the library is for another model."""
-    loras, base_model = load_library(args.loras)
+    """--loras (none, if not given) with the name of the model that they are for, the suite, and
+    what load_models gives; UserError where the library is for another model."""
+    loras, base_model = load_library(args.loras) if args.loras else ({}, "")
     model, tokenizer, encoder_of = load_models(args)
-    check_library_model(loras, base_model, model.cfg.name, model.cfg.num_hidden_layers,
-                        adapted_modules(model.cfg, MODULES))
+    if loras:
+        check_library_model(loras, base_model, model.cfg.name, model.cfg.num_hidden_layers,
+                            adapted_modules(model.cfg, MODULES))
     suite = drop_too_long(load_suite(args.tasks), tokenizer, model.cfg.max_position_embeddings,
                           "prompt")
     return loras, base_model, suite, model, tokenizer, encoder_of

@@ -1,5 +1,6 @@
 """Other ways to tell a model its task: Arrow by a slow reference, and the table of all rows."""
 import csv
+import itertools
 import json
 import shutil
 
@@ -9,12 +10,13 @@ from conftest import GOLDEN, TINY, call, random_lora, refused, train_tiny
 from torch import nn
 
 from data.tasks import Sample, Task
-from encoder import load_encoder
+from encoder import embed, load_encoder
 from experiments.baselines import ArrowLinear, arrow_model, kind_of_run, with_examples
-from experiments.hyperdecoder import InputToLoRA
+from experiments.readers import OtherReader, Vectors
 from lora import load_peft, map_lora
 from mistral import load_model, load_tokenizer
 from t2l import T2L, load_t2l, t2l_config
+from utils.cli import UserError
 
 
 @pytest.mark.quick
@@ -64,17 +66,31 @@ def test_arrow_in_a_model():
 
 
 @pytest.mark.quick
-def test_a_hyperdecoder_reads_the_input_and_nothing_else():
+@pytest.mark.parametrize("reads, same", [("input", "01"), ("random", "02 03 23"), ("number", "12")])
+def test_what_else_is_read_and_nothing_more(reads, same):
+    """Samples whose input, whose wording, whose task is the same have the same adapter."""
     model, bert = load_model(GOLDEN / "llama", torch.float32), load_encoder(GOLDEN / "bert")
     t2l = T2L(t2l_config(model.cfg, "bank", bert)).eval()
-    tasks = [Task(name, ((f"{name} 1", ("a",)), (f"{name} 2", ("b",))), (), ("Do.",), ())
+    tasks = [Task(name, ((f"{name} 1", ("a",)), (f"{name} 2", ("b",))), (), ("Do.", "Do not."), ())
              for name in "xy"]
-    source = InputToLoRA(t2l, bert, tasks, held_out=[Sample("x", "Do.", "new", ("c",))])
+    source = OtherReader(reads, t2l, bert, tasks, held_out=[Sample("z", "New.", "new", ("c",))])
     samples = [Sample(task, said, text, ("",)) for task, said, text in (
-        ("x", "Do.", "x 1"), ("y", "Do not.", "x 1"), ("y", "Do.", "y 2"), ("x", "Do.", "new"))]
+        ("x", "Do.", "x 1"), ("y", "Do not.", "x 1"), ("y", "Do.", "y 2"), ("z", "Do.", "new"))]
     A = source.adapters(samples)[0]["q_proj"]
-    assert torch.equal(A[0], A[1])
-    assert all((A[i] - A[j]).abs().max() > 1e-3 for i, j in ((0, 2), (0, 3), (2, 3)))
+    for i, j in itertools.combinations(range(4), 2):
+        apart = (A[i] - A[j]).abs().max()
+        assert apart == 0 if f"{i}{j}" in same.split() else apart > 1e-3
+
+
+@pytest.mark.quick
+def test_a_number_is_one_hot_and_random_vectors_are_those_of_the_text():
+    bert = load_encoder(GOLDEN / "bert")
+    numbers = Vectors(bert, ["a", "b"])
+    assert embed(numbers, ["b", "a", "c"])[:, :2].sign().tolist() == [[0, 1], [1, 0], [0, 0]]
+    first, again, other = embed(Vectors(bert), ["Do it.", "Do it.", "Do it!"])
+    assert torch.equal(first, again) and (first - other).abs().max() > 1
+    with pytest.raises(UserError, match="but vectors of"):
+        Vectors(bert, ["a"] * 1000)
 
 
 @pytest.mark.quick
@@ -90,7 +106,8 @@ def test_a_run_is_called_by_what_sets_it_apart():
             ({"mode": "recon", "steps": 600, "modules": None, "encoder": "all-MiniLM-L6-v2",
               "t2l": {"arch": "L", "modules": {"a": [], "b": [], "c": []}}},
              "T2L L, from oracles, 3 modules"),
-            ({"reads": "input"}, "Hyperdecoder bank"), ({"mode": "mtlora"}, "multi-task LoRA"),
+            ({"reads": "input"}, "Hyperdecoder bank"), ({"max_tasks": 31}, "T2L bank, 31 tasks"),
+            ({"mode": "mtlora"}, "multi-task LoRA"),
             ({"mode": "mtlora", "describe": "prompt"},
              "multi-task LoRA, description in its prompt")):
         assert kind_of_run(sft | changes) == name
@@ -102,7 +119,7 @@ def test_the_table(library, tiny_tasks, tmp_path):
     for seed in (0, 1):
         train_tiny("--mode", "mtlora", "--seed", seed, *common, tmp_path / f"mt{seed}")
     train_tiny("--mode", "recon", "--loras", library, *common, tmp_path / "recon")
-    call("experiments.hyperdecoder", *TINY, "--dtype", "float32", "--arch", "L", *common,
+    call("experiments.readers", "input", *TINY, "--dtype", "float32", "--arch", "L", *common,
          tmp_path / "hyper")
     assert load_t2l(tmp_path / "hyper").cfg.arch == "L"
 
@@ -118,7 +135,7 @@ def test_the_table(library, tiny_tasks, tmp_path):
             "multi-task LoRA, 2 steps (mt1)", "T2L L, from oracles, bert, 2 steps (recon)",
             "Hyperdecoder L, bert, 2 steps (hyper)", "multi-task LoRA (2 seeds), 2 steps"]
     assert list(found["unseen"]) == list(found["seen"]) == rows
-    assert list(found["with an oracle"]) == [*rows[:10], "oracle", rows[10]]
+    assert list(found["with an oracle"]) == [*rows[:4], "oracle", *rows[4:]]
     assert set(found["unseen"]["base model"]) == {"gamma"}
     assert set(found["with an oracle"]["oracle"]) == {"alpha", "beta"}
 

@@ -488,9 +488,9 @@ def train_flags(defaults: dict[str, dict], heads: Iterable[str]) -> Parser:
     parser.folder("--loras", "recon: a folder of PEFT folders named as tasks", "none")
     parser.folder("--init", "sft, recon: start from this T2L", "a fresh one")
     add("--task", nargs="+", type=task_name, metavar="NAME",
-        help="lora, recon: these tasks only%(default).0s")
-    add("--max-tasks", type=int, metavar="N", help="lora, recon: as many tasks, of a fixed draw "
-        "(default: lora 64, recon all)%(default).0s")
+        help="train on these tasks only%(default).0s")
+    add("--max-tasks", type=int, metavar="N", help="train on as many tasks, of a fixed draw "
+        "(default: lora 64, else all)%(default).0s")
 
     # The method.
     by_mode("--arch", str, "the hypernetwork's head, bank or the paper's L, M, S", list(heads))
@@ -538,7 +538,6 @@ def run_flags(parser: Parser) -> None:
 
 USED_BY = {"--loras": ["recon"], "--one-hot": ["recon"], "--canonical": ["recon"],
            "--recon-space": ["recon"], "--init": ["sft", "recon"], "--read-with": ["sft"],
-           "--task": ["lora", "recon"], "--max-tasks": ["lora", "recon"],
            "--compile": ["sft", "mtlora", "lora"],
            "--activation-checkpointing": ["sft", "mtlora", "lora"]}
 

@@ -4,13 +4,14 @@
     python -m experiments.plots out/sft                              # → out/sft/log.svg
     python -m experiments.plots out/table1/*                         # medians over seeds
     python -m experiments.plots out/figure3/* --figure experiments/results/compression.png
+    python -m experiments.plots --mixing out/eval experiments/results/mixing.png
     python -m experiments.plots --overview experiments/results/overview.svg
 
 The first reads log.jsonl of train.py --mode sft or mtlora. The next two read what `train.py --mode
 recon` and then `experiments.compare` leave in a folder: config.json, results_library.json and the
-size of t2l.safetensors. The last reads results.json of the committed checkpoint. Pictures need
-matplotlib. Reading order: a run's losses, a reconstruction run, the table, its picture, the
-README's picture, the command.
+size of t2l.safetensors. --mixing reads what experiments.mixing leaves in its folder; the last reads
+results.json of the committed checkpoint. Pictures need matplotlib. Reading order: a run's losses, a
+reconstruction run, the table, its picture, adapters mixed, the README's picture, the command.
 """
 import json
 import statistics
@@ -174,6 +175,39 @@ def figure(runs: list[Run], path: Path) -> None:
     fig.savefig(path, dpi=120)
 
 
+# ------------------------------------------------------------------------- adapters mixed
+
+def draw_mixing(folder: Path, path: Path) -> None:
+    """Strength, wordings averaged, the way between two descriptions by code and by ΔW: a panel each,
+    from mixing_*.json of experiments.mixing, lines of means in %."""
+    found = {name: {column: {row: mean(by_task.values()) for row, by_task in rows.items()}
+                    for column, rows in read_json(folder / f"mixing_{name}.json").items()}
+             for name in ("strength", "wordings", "between")}
+    load_matplotlib()
+    from matplotlib.figure import Figure
+    panels = (fig := Figure(figsize=(11, 6.5), layout="constrained")).subplots(2, 2).flat
+
+    def lines(axes, title: str, xlabel: str, points: dict[str, dict[float, float]]) -> None:
+        for name, line in points.items():
+            axes.plot(*zip(*sorted(line.items())), marker="o", ms=3, label=name)
+        axes.set(title=title, xlabel=xlabel, ylabel="right, %", ylim=(0, None))
+        axes.grid(alpha=0.3)
+        axes.legend(frameon=False, fontsize=8)
+
+    lines(next(panels), "strength", "ΔW times", {
+        column: {float(row.split()[1]): score for row, score in rows.items()}
+        for column, rows in found["strength"].items()})
+    wordings = found["wordings"]["unseen"]
+    lines(next(panels), "several wordings, unseen tasks", "wordings averaged", {
+        of: {int(row.split()[0]): score for row, score in wordings.items()
+             if row == "1 wording" or row.endswith(f", {of}")} for of in ("code", "ΔW")})
+    for of in ("code", "ΔW"):
+        lines(next(panels), f"between two descriptions, by {of}", "share of the second", {
+            column: {float(row.split()[0]): score for row, score in rows.items()
+                     if row.endswith(f", {of}")} for column, rows in found["between"].items()})
+    fig.savefig(path, dpi=110)
+
+
 # --------------------------------------------------------------------------- the README's picture
 
 INK, GREY, PALE, EDGE = "#1f2937", "#6b7280", "#f3f4f6", "#9ca3af"
@@ -332,11 +366,13 @@ def main() -> None:
                         "mtlora log.svg%(default).0s")
     parser.add_argument("--figure", metavar="FILE", type=Path,
                         help="draw the runs into this file%(default).0s")
+    parser.add_argument("--mixing", metavar=("DIR", "FILE"), nargs=2, type=Path, help="draw what "
+                        "experiments.mixing left in DIR into FILE%(default).0s")
     parser.add_argument("--overview", metavar="FILE", type=Path,
                         help="draw the README's picture into this file%(default).0s")
     args = parser.parse_args()
-    if not (args.runs or args.overview) or args.figure and not args.runs:
-        raise UserError("name folders of train.py, or --overview FILE")
+    if not (args.runs or args.overview or args.mixing) or args.figure and not args.runs:
+        raise UserError("name folders of train.py, --mixing DIR FILE, or --overview FILE")
 
     # The table, then the pictures.
     folders = [Path(folder) for folder in args.runs]
@@ -350,10 +386,13 @@ def main() -> None:
         table(runs)
     if args.figure:
         figure(runs, args.figure)
+    if args.mixing:
+        draw_mixing(*args.mixing)
     if args.overview:
         overview(read_json(CHECKPOINT / "results.json")["unseen"], args.overview)
 
-    written = [f"{path} written" for path in (*logs, args.figure, args.overview) if path]
+    written = [f"{path} written" for path in (*logs, args.figure, *(args.mixing or ())[1:], args.overview)
+               if path]
     print("; ".join(([f"{len(runs)} runs"] if runs else []) + written))
 
 

@@ -3,9 +3,9 @@
     python -m experiments.mixing wordings          # several wordings of one task, averaged
     python -m experiments.mixing between           # from one task's description to another's
     python -m experiments.mixing strength          # ΔW times 0 to 2
-    python -m experiments.mixing sum               # two sentences: their adapters added, or one text
+    python -m experiments.mixing sum               # two sentences: adapters added, or one text
     python -m experiments.mixing steering          # a bare answer or a sentence, side by side
-    python -m experiments.plots --mixing out/eval  # the first four as a picture
+    python -m experiments.plots --mixing out/eval mixing.png      # the first three as a picture
 
 Each is a table of experiments.baselines' kind, in exact match. What is averaged or moved between is
 the code, the few numbers that all heads read, or ΔW (lora.mix_loras). Reading order: codes, then
@@ -122,12 +122,12 @@ def move_between(reader: Reader, suite: Suite, per_task: int) -> Table:
               "2nd's form, 1st's part": lambda a, b: f"{a[0]}_{b[1]}",
               "1st's form, 2nd's part": lambda a, b: f"{b[0]}_{a[1]}"}
 
-    # The same inputs in every column: those that all four tasks test.
+    # The same inputs in every column: those that all four tasks test, with four answers.
     asked: dict[str, list[Sample]] = {column: [] for column in wanted}
     for a, b in squares:
         answers = {column: dict(known[name(a, b)].test) for column, name in wanted.items()}
         shared = [text for text in answers["the second's"]
-                  if all(text in given for given in answers.values())]
+                  if len({given.get(text) for given in answers.values()} - {None}) == 4]
         for column, given in answers.items():
             asked[column] += [Sample(" ".join(("_".join(a), "_".join(b))), "", text, given[text])
                               for text in shared[:per_task]]

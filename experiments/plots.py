@@ -178,8 +178,8 @@ def figure(runs: list[Run], path: Path) -> None:
 # ------------------------------------------------------------------------- adapters mixed
 
 def draw_mixing(folder: Path, path: Path) -> None:
-    """Strength, wordings averaged, the way between two descriptions by code and by ΔW: a panel each,
-    from mixing_*.json of experiments.mixing, lines of means in %."""
+    """Strength, wordings averaged, the way between two descriptions by code and by ΔW: a panel
+    each, from mixing_*.json of experiments.mixing, lines of means in %."""
     found = {name: {column: {row: mean(by_task.values()) for row, by_task in rows.items()}
                     for column, rows in read_json(folder / f"mixing_{name}.json").items()}
              for name in ("strength", "wordings", "between")}
@@ -391,8 +391,8 @@ def main() -> None:
     if args.overview:
         overview(read_json(CHECKPOINT / "results.json")["unseen"], args.overview)
 
-    written = [f"{path} written" for path in (*logs, args.figure, *(args.mixing or ())[1:], args.overview)
-               if path]
+    drawn = [*logs, args.figure, *(args.mixing or ())[1:], args.overview]
+    written = [f"{path} written" for path in drawn if path]
     print("; ".join(([f"{len(runs)} runs"] if runs else []) + written))
 
 

@@ -7,11 +7,11 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import FAMILIES, GOLDEN, TINY, train_tiny
+from conftest import FAMILIES, GOLDEN, TINY, task_file, train_tiny
 
 import mistral
 import train
-from data.suite import load_suite
+from data.suite import load_suite, tasks_of_checkpoint
 from data.tasks import Sample, Task, draw_samples, encode, validation_samples
 from encoder import load_encoder
 from lora import MODULES, TARGETS, load_peft
@@ -207,6 +207,23 @@ def test_other_modules_are_trained_and_recorded(mode, tiny_tasks, tmp_path):
             train_tiny(*recon, "--modules", "q_proj")
         train_tiny(*recon)                                           # the library's
         assert list(load_t2l(tmp_path / "other").cfg.modules) == names
+
+
+def test_fewer_tasks_are_trained_on(tiny_tasks, tmp_path):
+    """Of a fixed draw, the smaller one within the larger; what is then trained on is known."""
+    task_file(tiny_tasks, "delta")
+    for n in (1, 2, 3):
+        for mode in ("sft", "mtlora"):
+            out = tmp_path / f"{mode}{n}"
+            train_tiny("--mode", mode, "--tasks", tiny_tasks, "--max-tasks", n, "--steps", 1,
+                       "--eval-samples", 0, "--out", out)
+            if n < 3:
+                with pytest.raises(UserError, match=f"says max_tasks = {n}, the command line 3"):
+                    train_tiny("--mode", mode, "--tasks", tiny_tasks, "--max-tasks", 3, "--steps",
+                               1, "--eval-samples", 0, "--out", out, "--resume")
+    one, two, three = (tasks_of_checkpoint(tmp_path / f"sft{n}") for n in (1, 2, 3))
+    assert one < two < three == {"alpha", "beta", "delta"}
+    assert [tasks_of_checkpoint(tmp_path / f"mtlora{n}") for n in (1, 2, 3)] == [one, two, three]
 
 
 @pytest.mark.quick

@@ -27,7 +27,7 @@ from data.tasks import (Sample, Suite, Task, message, right_answers, seen_sample
                         test_samples)
 from encoder import DEFAULT_ENCODER
 from eval import BATCH, EncoderOf, Row, ask, mtlora_row
-from experiments.compare import load_all
+from experiments.compare import load_all, load_asked
 from experiments.readers import read_instead, stand_in
 from lora import MODULES, LoRA
 from mistral import Mistral, generate_ids
@@ -276,7 +276,8 @@ def main() -> None:
     args = parser.parse_args()
 
     folders = checkpoint_folders(args.ckpt)
-    loras, _, suite, model, tokenizer, encoder_of = load_all(args)
+    loras, _, *loaded = load_all(args) if args.loras else ({}, "", *load_asked(args))
+    suite, model, tokenizer, encoder_of = loaded
     runs = [adapted(row, model, tokenizer)
             for row in run_rows(folders, Controls(suite), encoder_of, model)]
     others = baseline_rows(loras, suite, model, tokenizer) if loras else []

@@ -196,17 +196,22 @@ def print_library(scores: dict[str, dict[str, float]], apart: dict[str, list[flo
 
 # ------------------------------------------------------------------------------- the command
 
-def load_all(args: argparse.Namespace
-             ) -> tuple[dict[str, LoRA], str, Suite, Mistral, Tokenizer, EncoderOf]:
-    """--loras (none, if not given) with the name of the model that they are for, the suite, and
-    what load_models gives; UserError where the library is for another model."""
-    loras, base_model = load_library(args.loras) if args.loras else ({}, "")
+def load_asked(args: argparse.Namespace) -> tuple[Suite, Mistral, Tokenizer, EncoderOf]:
+    """The suite of --tasks that --model can read, and what eval.load_models gives."""
     model, tokenizer, encoder_of = load_models(args)
-    if loras:
-        check_library_model(loras, base_model, model.cfg.name, model.cfg.num_hidden_layers,
-                            adapted_modules(model.cfg, MODULES))
     suite = drop_too_long(load_suite(args.tasks), tokenizer, model.cfg.max_position_embeddings,
                           "prompt")
+    return suite, model, tokenizer, encoder_of
+
+
+def load_all(args: argparse.Namespace
+             ) -> tuple[dict[str, LoRA], str, Suite, Mistral, Tokenizer, EncoderOf]:
+    """--loras with the name of the model that they are for, then what load_asked gives; UserError
+    where the library is for another model."""
+    loras, base_model = load_library(args.loras)
+    suite, model, tokenizer, encoder_of = load_asked(args)
+    check_library_model(loras, base_model, model.cfg.name, model.cfg.num_hidden_layers,
+                        adapted_modules(model.cfg, MODULES))
     return loras, base_model, suite, model, tokenizer, encoder_of
 
 

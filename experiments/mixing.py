@@ -25,7 +25,7 @@ from data.tasks import Sample, Suite, seen_samples, test_samples
 from encoder import Encoder, embed
 from eval import Row, ask
 from experiments.baselines import adapted, report_rows
-from experiments.compare import load_all
+from experiments.compare import load_asked
 from lora import LoRA, mix_loras
 from mistral import Mistral
 from t2l import CHECKPOINT, T2L, generate_lora, load_t2l
@@ -223,8 +223,7 @@ def main() -> None:
     args = parser.parse_args()
     if len(args.ckpt or [""]) > 1:
         raise UserError(f"--ckpt {' '.join(args.ckpt)}: give one folder")
-    args.loras = None
-    _, _, suite, model, tokenizer, encoder_of = load_all(args)
+    suite, model, tokenizer, encoder_of = load_asked(args)
     t2l = load_t2l(checkpoint_folder(args.ckpt[0] if args.ckpt else CHECKPOINT))
     check_model(t2l.cfg, model.cfg)
 

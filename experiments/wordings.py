@@ -14,7 +14,7 @@ from data.controls import Controls
 from data.suite import Suite
 from eval import EncoderOf, Row, t2l_rows
 from experiments.baselines import adapted, questions, report_rows
-from experiments.compare import load_all
+from experiments.compare import load_asked
 from mistral import Mistral
 from utils.cli import EvalParser, run
 from utils.files import check_unique
@@ -47,10 +47,10 @@ def main() -> None:
     args = parser.parse_args()
 
     folders = check_unique(checkpoint_folders(args.ckpt))
-    args.loras = None
-    _, _, suite, model, tokenizer, encoder_of = load_all(args)
+    suite, model, tokenizer, encoder_of = load_asked(args)
+    controls = Controls(suite)
     rows = [row for folder in folders
-            for row in wording_rows(folder, suite, Controls(suite), encoder_of, model)]
+            for row in wording_rows(folder, suite, controls, encoder_of, model)]
     asked = questions(suite, {}, args.eval_samples, "unseen")
     print(report_rows([adapted(row, model, tokenizer) for row in rows], asked,
                       args.out / "wordings", rows[1].label))

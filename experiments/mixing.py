@@ -20,7 +20,7 @@ from itertools import combinations
 import torch
 from torch import Tensor, nn
 
-from data.controls import Controls
+from data.kinds import JOINS
 from data.tasks import Sample, Suite, seen_samples, test_samples
 from encoder import Encoder, embed
 from eval import Row, ask
@@ -41,13 +41,15 @@ PARTS = {"positions_second": "Write the second word of the list.",
          "members_animal": "Write the animal of the list.",
          "members_vehicle": "Write the vehicle of the list.",
          "details_day": "Write the day of the week.", "details_place": "Write the place.",
-         "fields_city": "Write the city.", "fields_first": "Write the first name."}
+         "details_who": "Write who it is about.", "details_things": "Write the things.",
+         "fields_city": "Write the city.", "fields_first": "Write the first name.",
+         "fields_age": "Write the age.", "fields_family": "Write the family name."}
 FORMS = {"upper": "Write the answer in capital letters.",
          "round": "Put the answer in round brackets.",
          "quoted": "Put the answer in double quotation marks.",
          "bold": "Put two asterisks before and after the answer.",
-         "exclaimed": "Put an exclamation mark after the answer."}
-MARKS = '()"*!'                                           # which a form puts around its answer
+         "exclaimed": "Put an exclamation mark after the answer.",
+         "initial": "Write only the first letter of the answer."}
 
 
 # ------------------------------------------------------------------------------------- codes
@@ -152,29 +154,42 @@ def scale_strength(reader: Reader, suite: Suite, per_task: int) -> Table:
 
 
 def add_two(reader: Reader, suite: Suite, per_task: int) -> Table:
-    """A sentence that says which part of the input and one that says in which form: the sum of
-    their adapters, and one adapter of both as one text."""
-    tasks = {f"{part}_{form}": (part, form) for part in PARTS for form in FORMS}
-    known = {name: task for name, task in suite.by_name().items() if name in tasks}
-    if not known:
+    """Two sentences, the sum of their adapters, and one adapter of both as one text: a part of the
+    input and a form, a part and a letter of it, two parts (joined in any way)."""
+    known = suite.by_name()
+    said = {f"{part}_{form}": (PARTS[part], FORMS[form]) for part in PARTS for form in FORMS}
+    for name in known:
+        if found := re.fullmatch(r"(couples|records)_([a-z]+)_([a-z]+)_commas", name):
+            kind = "details" if found[1] == "couples" else "fields"
+            parts = [f"{kind}_{part}" for part in found.groups()[1:]]
+            if set(parts) <= PARTS.keys():
+                said[name] = PARTS[parts[0]], PARTS[parts[1]]
+    samples = test_samples([known[name] for name in known if name in said], per_task,
+                           lambda t: t.held_out)
+    asked: dict[str, list[Sample]] = {"part and form": [], "part, a letter": [], "two parts": []}
+    for s in samples:
+        if s.task.endswith("_commas"):
+            a, b = s.answers[0].split(", ")
+            joined = [join(pair) for join in JOINS.values() for pair in ((a, b), (b, a))]
+            asked["two parts"].append(replace(s, answers=(*s.answers, *joined)))
+        else:
+            letter = s.task.endswith("_initial")
+            asked["part, a letter" if letter else "part and form"].append(s)
+    if not all(asked.values()):
         raise UserError("sum asks tasks of the built-in suite; leave out --tasks")
-    samples = test_samples(list(known.values()), per_task, lambda t: t.held_out)
-    bare = [replace(s, answers=tuple(a.strip(MARKS) for a in s.answers)) for s in samples
-            if not s.task.endswith("_upper")]
 
     def sentences(samples: list[Sample]) -> list[list[str]]:
-        return [[PARTS[tasks[s.task][0]] for s in samples],
-                [FORMS[tasks[s.task][1]] for s in samples]]
+        return [[said[s.task][i] for s in samples] for i in (0, 1)]
 
     def added(first: float, second: float, label: str) -> Row:
         return row(label, lambda samples: reader.mixed(sentences(samples), [first, second], "ΔW"))
-    return ([row("one of the task's own wordings", lambda samples: reader.lora(
+    return [row("one of the task's own wordings", lambda samples: reader.lora(
                 [s.description for s in samples])),
-             row("both sentences, as one text", lambda samples: reader.lora(
-                 [" ".join(pair) for pair in zip(*sentences(samples))])),
-             added(1, 1, "the sum of both adapters"), added(0.5, 0.5, "half the sum"),
-             added(1, 0, "the first sentence alone"), added(0, 1, "the second alone")],
-            {"part and form": samples, "the part, bare": bare})
+            row("both sentences, as one text", lambda samples: reader.lora(
+                [" ".join(pair) for pair in zip(*sentences(samples))])),
+            added(1, 1, "the sum of both adapters"), added(0.5, 0.5, "half the sum"),
+            added(1, 0, "the first sentence alone"),
+            added(0, 1, "the second alone")], asked
 
 
 def steer(reader: Reader, suite: Suite, per_task: int) -> Table:
@@ -206,7 +221,7 @@ EXPERIMENTS = {"wordings": average_wordings, "between": move_between, "strength"
 def side_by_side(rows: list[Row], samples: list[Sample], model: Mistral,
                  tokenizer: Tokenizer) -> Iterator[str]:
     """What every row answers to a few inputs."""
-    some = list({s.task: s for s in samples}.values())[:6]
+    some = list({s.task: s for s in samples}.values())[:4]
     given = [{s: answer for s, answer in ask(one, some, model, tokenizer, room=2)} for one in rows]
     for s in some:
         yield f"\n{s.task}: {s.input}"
@@ -232,7 +247,8 @@ def main() -> None:
     line = report_rows([adapted(one, model, tokenizer) for one in rows], asked,
                        args.out / f"mixing_{args.experiment}", rows[0].label)
     if args.experiment in ("sum", "steering"):
-        print(*side_by_side(rows, next(iter(asked.values())), model, tokenizer), sep="\n")
+        for samples in list(asked.values())[:3 if args.experiment == "sum" else 1]:
+            print(*side_by_side(rows, samples, model, tokenizer), sep="\n")
     print(line)
 
 

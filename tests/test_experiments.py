@@ -95,13 +95,18 @@ def test_what_the_mixes_ask(suite, tiny_t2l):
         assert (first, second) == (a, b) and len({a, b, *crossed}) == 4
 
     rows, asked = mixing.add_two(reader, suite, 1)
-    sample = next(s for s in asked["part and form"] if s.task == "members_animal_round")
-    assert sample.answers[0].startswith("(")
-    bare = next(s for s in asked["the part, bare"] if s.task == "members_animal_round")
-    assert bare.answers[0] == sample.answers[0][1:-1]
-    given.clear()
-    rows[1].adapters([sample])
-    assert given == [["Write the animal of the list. Put the answer in round brackets."]]
+    by_task = {s.task: s for samples in asked.values() for s in samples}
+    for name, text in (
+            ("members_animal_round", "Write the animal of the list. Put the answer in round "
+                                     "brackets."),
+            ("records_age_city_commas", "Write the age. Write the city.")):
+        given.clear()
+        rows[1].adapters([by_task[name]])
+        assert given == [[text]]
+    assert by_task["members_animal_round"] in asked["part and form"]
+    assert by_task["fields_city_initial"] in asked["part, a letter"]
+    age, city = by_task["records_age_city_commas"].answers[0].split(", ")
+    assert {f"{city}/{age}", f"{age} and {city}"} <= set(by_task["records_age_city_commas"].answers)
 
     rows, asked = mixing.steer(reader, suite, 1)
     pairs = zip(asked["in a sentence"], asked["the bare word"])

@@ -121,8 +121,8 @@ def move_between(reader: Reader, suite: Suite, per_task: int) -> Table:
     squares = squares[::max(1, len(squares) // PAIRS)][:PAIRS]
     wanted = {"the first's answer": lambda a, b: f"{a[0]}_{a[1]}",
               "the second's": lambda a, b: f"{b[0]}_{b[1]}",
-              "2nd's form, 1st's part": lambda a, b: f"{a[0]}_{b[1]}",
-              "1st's form, 2nd's part": lambda a, b: f"{b[0]}_{a[1]}"}
+              "part 1, form 2": lambda a, b: f"{a[0]}_{b[1]}",
+              "part 2, form 1": lambda a, b: f"{b[0]}_{a[1]}"}
 
     # The same inputs in every column: those that all four tasks test, with four answers.
     asked: dict[str, list[Sample]] = {column: [] for column in wanted}
@@ -139,7 +139,7 @@ def move_between(reader: Reader, suite: Suite, per_task: int) -> Table:
             pairs = [s.task.split() for s in samples]
             texts = [[known[pair[i]].held_out[0] for pair in pairs] for i in (0, 1)]
             return reader.mixed(texts, [1 - share, share], of)
-        return row(f"{share:g} of the second, {of}", adapters)
+        return row(f"{share:.2f} of the second, {of}", adapters)
     return [at(k / 6, of) for of in ("code", "ΔW") for k in range(7)], asked
 
 
@@ -214,6 +214,7 @@ def steer(reader: Reader, suite: Suite, per_task: int) -> Table:
 
 EXPERIMENTS = {"wordings": average_wordings, "between": move_between, "strength": scale_strength,
                "sum": add_two, "steering": steer}
+AGAINST = {"strength": "strength 1"}                      # the others' first row is their measure
 
 
 # ------------------------------------------------------------------------------- the command
@@ -245,9 +246,11 @@ def main() -> None:
     rows, asked = EXPERIMENTS[args.experiment](Reader(t2l, encoder_of(t2l.cfg)), suite,
                                                args.eval_samples)
     line = report_rows([adapted(one, model, tokenizer) for one in rows], asked,
-                       args.out / f"mixing_{args.experiment}", rows[0].label)
+                       args.out / f"mixing_{args.experiment}",
+                       AGAINST.get(args.experiment, rows[0].label))
     if args.experiment in ("sum", "steering"):
-        for samples in list(asked.values())[:3 if args.experiment == "sum" else 1]:
+        columns = list(asked.values())
+        for samples in columns if args.experiment == "sum" else columns[:1]:       # alike
             print(*side_by_side(rows, samples, model, tokenizer), sep="\n")
     print(line)
 

@@ -32,6 +32,7 @@ from utils.tokenizer import check_vocabulary, pad, read_tokenizer
 from utils.weights import check_layer_count, load_weights, read_safetensors
 
 DEFAULT_ENCODER = "all-MiniLM-L6-v2"
+INSTEAD = "instead of a description: "       # so begins what a T2L of experiments.readers reads
 
 
 @dataclass
@@ -366,6 +367,9 @@ def encoder_for(cfg, model: Mistral | str | Path | None = None,
     the language model, or its folder."""
     if cfg.tasks:
         return OneHot(cfg.tasks)
+    if cfg.encoder.startswith(INSTEAD):
+        raise UserError(f"this T2L reads {cfg.encoder}; its row is in the table of python -m "
+                        "experiments.baselines")
     if not other and not model and (cfg.encoder == "base" or reads_states(cfg.encoder)) \
             and not same_model(cfg.base_model, read_config().name):
         raise UserError(f"descriptions are embedded by {cfg.base_model} itself: give its folder as "

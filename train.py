@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from data.suite import drop_too_long, load_suite
+from data.suite import drop_too_long, load_suite, train_on
 from data.tasks import (Batch, Sample, Suite, Task, draw_from_each, draw_samples, draw_tasks,
                         encode, hold_out, mean_length, validation_samples)
 from encoder import Encoder, OneHot, embed, init_linear_lda, load_encoder
@@ -32,7 +32,7 @@ from lora import TARGETS, LoRA, lora_scale, map_lora, save_peft
 from mistral import Mistral, MistralConfig, load_model, load_tokenizer
 from t2l import (HEADS, T2L, T2LConfig, adapted_modules, generate_lora, load_t2l, save_t2l,
                  t2l_config)
-from utils.cli import UserError, note, run, select_tasks, train_args
+from utils.cli import UserError, note, run, train_args
 from utils.files import dump_json, write_json
 from utils.fused import compile_layers
 from utils.library import (ReconTargets, canonical, check_library_tasks, check_modules, delta_l1,
@@ -321,9 +321,8 @@ def load_model_and_tasks(args: argparse.Namespace) -> tuple[Mistral, Tokenizer, 
         compile_layers(model)
 
     limit = min(MAX_TOKENS, model.cfg.max_position_embeddings)
-    suite = drop_too_long(load_suite(args.tasks), tokenizer, limit, args.describe)
-    chosen = select_tasks([task.name for task in suite.train], args.task, args.max_tasks)
-    suite = replace(suite, train=[task for task in suite.train if task.name in chosen])
+    suite = train_on(drop_too_long(load_suite(args.tasks), tokenizer, limit, args.describe),
+                     args.task, args.max_tasks)
     if args.eval_samples and not any(task.test for task in suite.train + suite.unseen):
         raise UserError("no task has test instances (a fifth of a task's, so give it 5); "
                         "--eval-samples 0 trains without a table")
@@ -342,7 +341,7 @@ def init_t2l(args: argparse.Namespace, cfg: T2LConfig) -> T2L:
     return t2l
 
 
-def setup_through_model(args: argparse.Namespace, hypernetwork: Callable[..., TextToLoRA]) -> Setup:
+def setup_through_model(args: argparse.Namespace, source: Callable[..., TextToLoRA]) -> Setup:
     """sft: the hypernetwork; mtlora: one ordinary LoRA. Both through the language model."""
     model, tokenizer, suite = load_model_and_tasks(args)
     encoder = None if args.mode == "mtlora" else load_encoder(
@@ -351,8 +350,8 @@ def setup_through_model(args: argparse.Namespace, hypernetwork: Callable[..., Te
     held_out = validation_samples(suite)
     if args.mode == "sft":
         config = t2l_config(model.cfg, args.arch, encoder, args.modules, args.rank, args.alpha)
-        lora_source = hypernetwork(init_t2l(args, config), encoder, suite.train, not args.init,
-                                   held_out=held_out)
+        lora_source = source(init_t2l(args, config), encoder, suite.train, not args.init,
+                             held_out=held_out)
     else:
         lora_source = LoRATable(model.cfg, None, args.modules, args.rank, args.alpha)
 
@@ -430,9 +429,9 @@ def train_oracles(args: argparse.Namespace, out: Path) -> str:
     return f"{trained} oracles in {seconds / 60:.1f} min ({seen / seconds:.0f} tokens/s)"
 
 
-def train_one(args: argparse.Namespace, out: Path, hypernetwork: Callable[..., TextToLoRA]) -> str:
+def train_one(args: argparse.Namespace, out: Path, source: Callable[..., TextToLoRA]) -> str:
     """sft, mtlora, recon: one source of adapters, from the first step to its evaluation."""
-    setup = setup_recon(args) if args.mode == "recon" else setup_through_model(args, hypernetwork)
+    setup = setup_recon(args) if args.mode == "recon" else setup_through_model(args, source)
     note(f"{sum(p.numel() for p in setup.lora_source.parameters()):,} trainable parameters")
     log_file = start_run(args, out, list(setup.targets.rows) if setup.targets else None)
 
@@ -449,7 +448,7 @@ def train_one(args: argparse.Namespace, out: Path, hypernetwork: Callable[..., T
 
 # ------------------------------------------------------------------------------ the command
 
-def main(hypernetwork: Callable[..., TextToLoRA] = TextToLoRA) -> None:
+def main(source: Callable[..., TextToLoRA] = TextToLoRA) -> None:
     args = train_args(DEFAULTS, HEADS, SAMPLES_PER_TASK, init_fields)
     args.dtype = getattr(torch, args.dtype)
     out = Path(args.out or f"out/{args.mode}")
@@ -457,8 +456,7 @@ def main(hypernetwork: Callable[..., TextToLoRA] = TextToLoRA) -> None:
         if not finished:
             keep_freed_memory()
             began = time.perf_counter()
-            line = train_oracles(args, out) if args.mode == "lora" else \
-                train_one(args, out, hypernetwork)
+            line = train_oracles(args, out) if args.mode == "lora" else train_one(args, out, source)
             minutes = (time.perf_counter() - began) / 60
             print(f"{out}: {line}; {minutes:.1f} min in all{peak_memory_text()}")
 

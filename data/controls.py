@@ -33,8 +33,8 @@ class Controls:
         return rng.choice(self.others[sample.task])
 
     def shuffled(self, sample: Sample, rng: random.Random) -> str:
-        """A held-out wording's words in any order."""
-        words = self.held_out(sample, rng).split()
+        """Its own description's words in any order."""
+        words = sample.description.split()
         return " ".join(rng.sample(words, len(words)))
 
     def other_task(self, sample: Sample, rng: random.Random) -> str:

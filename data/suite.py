@@ -259,7 +259,13 @@ def drop_too_long(suite: Suite, tokenizer: Tokenizer, limit: int, describe: str)
     return Suite(**kept)
 
 
-# ------------------------------------------------------------------------- what was not trained on
+# ------------------------------------------------------------------- what is, and was, trained on
+
+def train_on(suite: Suite, wanted: list[str] | None, at_most: int | None) -> Suite:
+    """The suite with the training tasks that --task and --max-tasks choose, in their order."""
+    chosen = set(select_tasks([task.name for task in suite.train], wanted, at_most))
+    return replace(suite, train=[task for task in suite.train if task.name in chosen])
+
 
 def untrained(suite: Suite, folders: list[Path]) -> Suite:
     """As `unseen` the suite's tasks, of any part, that no checkpoint was trained on, each to be
@@ -292,9 +298,9 @@ def tasks_of_checkpoint(folder: Path) -> set[str]:
             if not found and "tasks" not in config:
                 raise UserError("neither tasks.safetensors nor its --tasks are there")
             with warnings.catch_warnings(action="ignore"):           # said when it was trained
-                names.update(found or select_tasks(
-                    [task.name for task in load_suite(config["tasks"]).train],
-                    config.get("task"), config.get("max_tasks")))
+                suite = None if found else train_on(load_suite(config["tasks"]),
+                                                    config.get("task"), config.get("max_tasks"))
+                names.update(found or (task.name for task in suite.train))
             others = [checkpoint_folder(config[key]) for key in ("init", "read_with")
                       if config.get(key)]
             folders += [other for other in others if other not in folders]

@@ -23,11 +23,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from data.controls import Controls
+from data.suite import tasks_of_checkpoint
 from data.tasks import (Sample, Suite, Task, message, right_answers, seen_samples,
                         test_samples)
 from encoder import DEFAULT_ENCODER
-from eval import BATCH, EncoderOf, Row, ask, mtlora_row
-from experiments.compare import load_all, load_asked
+from eval import BATCH, EncoderOf, Row, ask, load_asked, mtlora_row
+from experiments.compare import load_all
 from experiments.readers import read_instead, stand_in
 from lora import MODULES, LoRA
 from mistral import Mistral, generate_ids
@@ -151,6 +152,8 @@ def run_rows(folders: list[Path], controls: Controls, encoder_of: EncoderOf,
     rows, kinds = [], {}
     for folder in check_unique(folders):
         config = read_json(folder / "config.json")
+        if config.get("mode") not in ("sft", "recon", "mtlora") or not config.get("finished"):
+            raise UserError(f"{folder} is no finished run of train.py --mode sft, recon or mtlora")
         kind = kind_of_run(config)
         kinds.setdefault(kind, {})[folder] = config
         if config["mode"] == "mtlora":
@@ -160,9 +163,12 @@ def run_rows(folders: list[Path], controls: Controls, encoder_of: EncoderOf,
         t2l = load_t2l(folder)
         check_model(t2l.cfg, model.cfg)
 
-        reads, encoder = config.get("reads"), encoder_of(t2l.cfg)
+        reads = config.get("reads")
+        encoder = encoder_of(replace(t2l.cfg, encoder=config["encoder"]) if reads else t2l.cfg)
         if reads:
             encoder = stand_in(encoder, reads, config.get("library"))
+        elif t2l.cfg.tasks:
+            raise UserError(f"{folder} knows its own tasks by number, and no other")
 
         def read(samples: list[Sample], t2l=t2l, encoder=encoder, reads=reads) -> LoRA:
             samples = read_instead(samples, reads) if reads else samples
@@ -205,17 +211,25 @@ def adapted(row: Row, model: Mistral, tokenizer: Tokenizer) -> Asked:
 
 # --------------------------------------------------------------------------------- the table
 
-def questions(suite: Suite, loras: dict[str, LoRA], per_task: int,
-              split: str) -> dict[str, list[Sample]]:
-    """{column: what is asked}: the split's tasks, the seen ones, those that have an oracle."""
+def questions(suite: Suite, loras: dict[str, LoRA], per_task: int, split: str,
+              folders: list[Path]) -> dict[str, list[Sample]]:
+    """{column: what is asked}: the split's tasks; seen ones, which all `folders` were trained on;
+    those that have an oracle."""
+    known = [tasks_of_checkpoint(folder) for folder in folders]
+    seen = [task for task in suite.train if all(task.name in names for names in known)]
     own = [task for task in suite.train if task.name in loras]
     asked = {split: test_samples(getattr(suite, split), per_task,
                                  lambda t: t.descriptions + t.held_out),
-             "seen": seen_samples(suite, per_task),
+             "seen": seen_samples(replace(suite, train=seen), per_task) if seen else [],
              OWN: test_samples(own, per_task, lambda t: t.held_out)}
     if not asked[split]:
         raise UserError(f"--tasks names no {split} task that has test instances")
     return {name: samples for name, samples in asked.items() if samples}
+
+
+def trained_through_model(folders: list[Path]) -> list[Path]:
+    """Those that are not from oracles, whose few tasks have a column of their own."""
+    return [d for d in folders if read_json(d / "config.json").get("mode") != "recon"]
 
 
 def report_rows(rows: list[Asked], asked: dict[str, list[Sample]], file: Path,
@@ -243,8 +257,8 @@ def report_rows(rows: list[Asked], asked: dict[str, list[Sample]], file: Path,
         here = [row for row in shown if row.label in scores]
         if against in scores:
             print_differences(f"{column} tasks", here, scores, joined, against)
-    first, scores = next(iter(results.items()))
-    return f"{first} tasks: {against} {mean(scores[against].values()):.1f} %"
+    return "; ".join(f"{column} tasks: {against} {mean(scores[against].values()):.1f} %"
+                     for column, scores in results.items() if against in scores)
 
 
 def write_csv(path: Path, labels: list[str], results: dict[str, Column], joined: Joined) -> None:
@@ -281,7 +295,8 @@ def main() -> None:
     runs = [adapted(row, model, tokenizer)
             for row in run_rows(folders, Controls(suite), encoder_of, model)]
     others = baseline_rows(loras, suite, model, tokenizer) if loras else []
-    asked = questions(suite, loras, args.eval_samples, args.split)
+    asked = questions(suite, loras, args.eval_samples, args.split,
+                      trained_through_model(folders) if loras else folders)
     print(report_rows([*others, *runs], asked, args.out / f"baselines_{args.split}", args.against))
 
 

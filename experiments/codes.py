@@ -9,6 +9,7 @@ for each task, its wordings' mean code, in two dimensions by t-SNE (scikit-learn
 members_animal_round the kind comes first, the form last, the part between.
 """
 import csv
+from collections import Counter
 from pathlib import Path
 
 import torch
@@ -43,14 +44,13 @@ def shares(vectors: Tensor, names: list[str], asked: set[str]) -> dict[str, tupl
     found = {}
     for group, part_of in GROUPS.items():
         keys = [part_of(name) for name in names]
-        hits, chances = [], []
-        for i in range(len(names)):
-            others = sum(key == keys[i] and name != names[i] for key, name in zip(keys, names))
-            if names[i] in asked and others:
-                hits.append(keys[nearest[i]] == keys[i])
-                chances.append(others / sum(name != names[i] for name in names))
-        if hits:
-            found[group] = 100 * mean(hits), 100 * mean(chances)
+        of_key, of_task = Counter(keys), Counter(names)
+        others = [of_key[key] - of_task[name] for key, name in zip(keys, names)]
+        counted = [i for i, name in enumerate(names) if name in asked and others[i]]
+        if counted:
+            found[group] = (100 * mean(keys[nearest[i]] == keys[i] for i in counted),
+                            100 * mean(others[i] / (len(names) - of_task[names[i]])
+                                       for i in counted))
     return found
 
 
@@ -120,14 +120,13 @@ def main() -> None:
     embeddings = embed(encoder_for(t2l.cfg, args.model), [text for _, text in lines], "embedding")
     with torch.no_grad():
         codes = t2l.task_encoder.mlp(embeddings)
-    line = report(suite, {"embedding": embeddings, "code": codes}, names, args.out)
-
+    written = ""
     if args.figure:
         means = {name: codes[[i for i, other in enumerate(names) if other == name]].mean(0)
                  for name in dict.fromkeys(names)}
         draw(means, {task.name for task in suite.unseen}, args.figure)
-        line += f"; {args.figure} written"
-    print(line)
+        written = f"; {args.figure} written"
+    print(report(suite, {"embedding": embeddings, "code": codes}, names, args.out) + written)
 
 
 if __name__ == "__main__":

@@ -15,10 +15,9 @@ from typing import NamedTuple
 
 import torch
 
-from data.suite import drop_too_long, load_suite
 from data.tasks import Sample, Suite, Task, test_samples
 from encoder import Encoder
-from eval import Controls, EncoderOf, Row, exact_match, load_checkpoint, load_models
+from eval import Controls, EncoderOf, Row, exact_match, load_asked, load_checkpoint
 from lora import MODULES, LoRA, map_lora
 from mistral import Mistral
 from t2l import T2L, adapted_modules, generate_lora
@@ -195,14 +194,6 @@ def print_library(scores: dict[str, dict[str, float]], apart: dict[str, list[flo
 
 
 # ------------------------------------------------------------------------------- the command
-
-def load_asked(args: argparse.Namespace) -> tuple[Suite, Mistral, Tokenizer, EncoderOf]:
-    """The suite of --tasks that --model can read, and what eval.load_models gives."""
-    model, tokenizer, encoder_of = load_models(args)
-    suite = drop_too_long(load_suite(args.tasks), tokenizer, model.cfg.max_position_embeddings,
-                          "prompt")
-    return suite, model, tokenizer, encoder_of
-
 
 def load_all(args: argparse.Namespace
              ) -> tuple[dict[str, LoRA], str, Suite, Mistral, Tokenizer, EncoderOf]:

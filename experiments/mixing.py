@@ -7,9 +7,9 @@
     python -m experiments.mixing steering          # a bare answer or a sentence, side by side
     python -m experiments.plots --mixing out/eval mixing.png      # the first three as a picture
 
-Each is a table of experiments.baselines' kind, in exact match. What is averaged or moved between is
-the code, the few numbers that all heads read, or ΔW (lora.mix_loras). Reading order: codes, then
-the five, the command.
+Each is a table of exact match, most of it on tasks that were trained on. What is averaged or moved
+between is the code, the few numbers that all heads read, or ΔW (lora.mix_loras). Reading order:
+codes, then the five, the command.
 """
 import copy
 import re
@@ -20,15 +20,14 @@ from itertools import combinations
 import torch
 from torch import Tensor, nn
 
-from data.kinds import JOINS
+from data.kinds import FORMS, JOINS
 from data.tasks import Sample, Suite, seen_samples, test_samples
 from encoder import Encoder, embed
-from eval import Row, ask
+from eval import Row, ask, load_asked, load_checkpoint
 from experiments.baselines import adapted, report_rows
-from experiments.compare import load_asked
 from lora import LoRA, mix_loras
 from mistral import Mistral
-from t2l import CHECKPOINT, T2L, generate_lora, load_t2l
+from t2l import CHECKPOINT, T2L, generate_lora
 from utils.cli import EvalParser, UserError, run
 from utils.peft import check_model
 from utils.tokenizer import Tokenizer
@@ -36,6 +35,7 @@ from utils.weights import checkpoint_folder
 
 Table = tuple[list[Row], dict[str, list[Sample]]]         # the rows, and what each column asks
 PAIRS = 24                                                # of tasks, to move between
+FORMS_AND_JOINS = FORMS.keys() | JOINS.keys()             # how a task's name may end: how to write
 PARTS = {"positions_second": "Write the second word of the list.",
          "positions_last": "Write the last word of the list.",
          "members_animal": "Write the animal of the list.",
@@ -44,7 +44,7 @@ PARTS = {"positions_second": "Write the second word of the list.",
          "details_who": "Write who it is about.", "details_things": "Write the things.",
          "fields_city": "Write the city.", "fields_first": "Write the first name.",
          "fields_age": "Write the age.", "fields_family": "Write the family name."}
-FORMS = {"upper": "Write the answer in capital letters.",
+SAID = {"upper": "Write the answer in capital letters.",
          "round": "Put the answer in round brackets.",
          "quoted": "Put the answer in double quotation marks.",
          "bold": "Put two asterisks before and after the answer.",
@@ -94,31 +94,36 @@ def row(label: str, adapters: Callable[[list[Sample]], LoRA]) -> Row:
 
 def average_wordings(reader: Reader, suite: Suite, per_task: int) -> Table:
     """One to eight held-out wordings of an unseen task, the mean of their codes or of their ΔW."""
-    known = suite.by_name()
+    tasks = [task for task in suite.unseen if len(task.held_out) >= 8]
+    if not tasks:
+        raise UserError("wordings asks unseen tasks of 8 held-out wordings; --tasks has none")
+    held_out = {task.name: task.held_out for task in tasks}
 
     def mean_of(n: int, of: str) -> Row:
         def adapters(samples: list[Sample]) -> LoRA:
-            texts = []
-            for k in range(n):                                   # the sample's own, then the next
-                lines = [known[s.task].held_out for s in samples]
-                texts.append([line[(line.index(s.description) + k) % len(line)]
-                              for line, s in zip(lines, samples)])
+            lines = [held_out[s.task] for s in samples]
+            first = [line.index(s.description) for line, s in zip(lines, samples)]
+            texts = [[line[(i + k) % len(line)] for line, i in zip(lines, first)]
+                     for k in range(n)]                          # the sample's own, then the next
             return reader.mixed(texts, [1 / n] * n, of)
         return row(f"{n} wordings, {of}" if n > 1 else "1 wording", adapters)
 
     return ([mean_of(1, "code"), *(mean_of(n, of) for of in ("code", "ΔW") for n in (2, 4, 8))],
-            {"unseen": test_samples(suite.unseen, per_task, lambda t: t.held_out)})
+            {"unseen": test_samples(tasks, per_task, lambda t: t.held_out)})
 
 
 def move_between(reader: Reader, suite: Suite, per_task: int) -> Table:
     """From one trained task's description to that of another, which asks for another part of the
     input in another form; the columns are the four tasks of these two parts and forms."""
     known = suite.by_name()
-    cells = sorted({tuple(t.name.rsplit("_", 1)) for t in suite.train})          # (part, form)
+    cells = sorted(tuple(t.name.rsplit("_", 1)) for t in suite.train             # (part, form)
+                   if t.name.split("_")[-1] in FORMS_AND_JOINS)
     squares = [(a, b) for a, b in combinations(cells, 2)
                if a[0] != b[0] and a[1] != b[1] and a[0].split("_")[0] == b[0].split("_")[0]
                and {f"{a[0]}_{b[1]}", f"{b[0]}_{a[1]}"} <= known.keys()]
     squares = squares[::max(1, len(squares) // PAIRS)][:PAIRS]
+    if not squares:
+        raise UserError("between asks tasks of the built-in suite; leave out --tasks")
     wanted = {"the first's answer": lambda a, b: f"{a[0]}_{a[1]}",
               "the second's": lambda a, b: f"{b[0]}_{b[1]}",
               "part 1, form 2": lambda a, b: f"{a[0]}_{b[1]}",
@@ -157,7 +162,7 @@ def add_two(reader: Reader, suite: Suite, per_task: int) -> Table:
     """Two sentences, the sum of their adapters, and one adapter of both as one text: a part of the
     input and a form, a part and a letter of it, two parts (joined in any way)."""
     known = suite.by_name()
-    said = {f"{part}_{form}": (PARTS[part], FORMS[form]) for part in PARTS for form in FORMS}
+    said = {f"{part}_{form}": (PARTS[part], SAID[form]) for part in PARTS for form in SAID}
     for name in known:
         if found := re.fullmatch(r"(couples|records)_([a-z]+)_([a-z]+)_commas", name):
             kind = "details" if found[1] == "couples" else "fields"
@@ -198,8 +203,7 @@ def steer(reader: Reader, suite: Suite, per_task: int) -> Table:
              if re.fullmatch(r"positions_\w+_sentence", name)]
     if not tasks:
         raise UserError("steering asks tasks of the built-in suite; leave out --tasks")
-    said = {task.name: task.name.split("_")[1] for task in tasks}
-    said = {name: "third" if word == "middle" else word for name, word in said.items()}
+    said = {task.name: task.name.split("_")[1].replace("middle", "third") for task in tasks}
     samples = test_samples(tasks, 4 * per_task, lambda t: t.held_out)
 
     def asks(label: str, text: str) -> Row:
@@ -240,11 +244,14 @@ def main() -> None:
     if len(args.ckpt or [""]) > 1:
         raise UserError(f"--ckpt {' '.join(args.ckpt)}: give one folder")
     suite, model, tokenizer, encoder_of = load_asked(args)
-    t2l = load_t2l(checkpoint_folder(args.ckpt[0] if args.ckpt else CHECKPOINT))
+    folder = checkpoint_folder(args.ckpt[0] if args.ckpt else CHECKPOINT)
+    t2l, encoder, config = load_checkpoint(folder, encoder_of)
     check_model(t2l.cfg, model.cfg)
 
-    rows, asked = EXPERIMENTS[args.experiment](Reader(t2l, encoder_of(t2l.cfg)), suite,
-                                               args.eval_samples)
+    if config.get("describe") == "both":
+        raise UserError(f"{folder} was trained with --describe both: the right description in the "
+                        "prompt would hide what a mix does")
+    rows, asked = EXPERIMENTS[args.experiment](Reader(t2l, encoder), suite, args.eval_samples)
     line = report_rows([adapted(one, model, tokenizer) for one in rows], asked,
                        args.out / f"mixing_{args.experiment}",
                        AGAINST.get(args.experiment, rows[0].label))

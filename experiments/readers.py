@@ -4,12 +4,14 @@
     python -m experiments.readers random --out out/random     # a random vector for each wording
     python -m experiments.readers number --out out/number     # one-hot: a number for each task
 
-All else is that of train.py --mode sft, and so are the flags. A Hyperdecoder reads the input
-itself: where many tasks share an input it cannot know which of them is meant. Random vectors tell
-wordings apart and say nothing of what they mean: the floor. A number says which training task it
-is, and nothing of any other: the ceiling on those. experiments.baselines has a row for each.
+All else is that of train.py --mode sft, and so are the flags, but no table is made at the end. A
+Hyperdecoder reads the input itself: where many tasks share an input it cannot know which of them is
+meant. Random vectors tell wordings apart and say nothing of what they mean: meant as the floor. A
+number says which training task it is, and nothing of any other: meant as the ceiling on those.
+experiments.baselines has a row for each; no other command reads with them.
 """
 import hashlib
+import shlex
 import sys
 from collections.abc import Iterable
 from dataclasses import replace
@@ -21,7 +23,7 @@ from torch import Tensor
 
 import train
 from data.tasks import Sample, Task
-from encoder import Encoder
+from encoder import INSTEAD, Encoder
 from lora import LoRA
 from t2l import T2L, save_t2l
 from utils.cli import UserError, run
@@ -68,9 +70,9 @@ def read_instead(samples: Iterable[Sample], reads: str) -> list[Sample]:
 
 
 class OtherReader(train.TextToLoRA):
-    """Every sample's adapter comes from what READS has for `reads`."""
+    """Every sample's adapter comes from what READS has for `reads`; `command` trains it."""
 
-    def __init__(self, reads: str, t2l: T2L, encoder: Encoder, tasks: list[Task],
+    def __init__(self, reads: str, command: str, t2l: T2L, encoder: Encoder, tasks: list[Task],
                  fresh: bool = True, z_scores: bool = False, held_out: Iterable[Sample] = ()):
         names = [task.name for task in tasks]
         if reads == "input":
@@ -81,26 +83,32 @@ class OtherReader(train.TextToLoRA):
             tasks = [replace(task, descriptions=(task.name,)) for task in tasks]
         super().__init__(t2l, stand_in(encoder, reads, names), tasks, fresh, z_scores,
                          read_instead(held_out, reads))
-        self.reads, self.names = reads, names
+        self.said = {"reads": reads, "library": names, "command": command}
+        self.register_buffer(f"reads_{reads}", torch.empty(0))   # no --resume with another reader
+        t2l.cfg.encoder = INSTEAD + reads                        # which encoder_for refuses
 
     def adapters(self, samples: list[Sample]) -> LoRA:
-        return super().adapters(read_instead(samples, self.reads))
+        return super().adapters(read_instead(samples, self.said["reads"]))
 
     def save(self, folder: Path, dtype: torch.dtype, metadata: dict) -> None:
-        save_t2l(self.t2l, folder, dtype, metadata | {"reads": self.reads, "library": self.names})
+        save_t2l(self.t2l, folder, dtype, metadata | self.said)
         if self.reader:
             save_reader(folder, self.reader)
 
 
 def main() -> None:
-    reads = sys.argv[1] if len(sys.argv) > 1 else ""
-    if reads not in (*READS, "-h", "--help"):
+    given = sys.argv[1:] or [""]
+    if given[0] in ("-h", "--help"):
+        print(__doc__)
+    elif given[0] not in READS:
         raise UserError(f"what is read comes first, one of {', '.join(READS)}; then the flags of "
-                        f"train.py; found {reads!r}")
-    # Of flags that stand twice the last counts; eval.py would give it descriptions to read.
-    rest = sys.argv[2:] if reads in READS else sys.argv[1:]
-    sys.argv[1:] = ["--out", f"out/{reads}", *rest, "--mode", "sft", "--eval-samples", "0"]
-    train.main(partial(OtherReader, reads))
+                        f"train.py; found {given[0]!r}")
+
+    # Of flags that stand twice the last counts: no table, for eval.py would give it descriptions.
+    command = shlex.join(["python", "-m", "experiments.readers", *given])
+    sys.argv[1:] = ["--out", f"out/{given[0]}", *given[given[0] in READS:],
+                    "--mode", "sft", "--eval-samples", "0"]
+    train.main(partial(OtherReader, given[0], command))
 
 
 if __name__ == "__main__":

@@ -12,10 +12,10 @@ from torch import nn
 from data.tasks import Sample, Task
 from encoder import embed, load_encoder
 from experiments.baselines import ArrowLinear, arrow_model, kind_of_run, with_examples
-from experiments.readers import OtherReader, Vectors
+from experiments.readers import READS, OtherReader, Vectors
 from lora import load_peft, map_lora
 from mistral import load_model, load_tokenizer
-from t2l import T2L, load_t2l, t2l_config
+from t2l import T2L, generate_lora, load_t2l, t2l_config
 from utils.cli import UserError
 
 
@@ -66,14 +66,16 @@ def test_arrow_in_a_model():
 
 
 @pytest.mark.quick
-@pytest.mark.parametrize("reads, same", [("input", "01"), ("random", "02 03 23"), ("number", "12")])
+@pytest.mark.parametrize("reads, same", [
+    ("input", "01"), ("random", "02 03 23"), ("number", "12")])
 def test_what_else_is_read_and_nothing_more(reads, same):
     """Samples whose input, whose wording, whose task is the same have the same adapter."""
     model, bert = load_model(GOLDEN / "llama", torch.float32), load_encoder(GOLDEN / "bert")
     t2l = T2L(t2l_config(model.cfg, "bank", bert)).eval()
     tasks = [Task(name, ((f"{name} 1", ("a",)), (f"{name} 2", ("b",))), (), ("Do.", "Do not."), ())
              for name in "xy"]
-    source = OtherReader(reads, t2l, bert, tasks, held_out=[Sample("z", "New.", "new", ("c",))])
+    source = OtherReader(reads, "the command", t2l, bert, tasks,
+                         held_out=[Sample("z", "New.", "new", ("c",))])
     samples = [Sample(task, said, text, ("",)) for task, said, text in (
         ("x", "Do.", "x 1"), ("y", "Do not.", "x 1"), ("y", "Do.", "y 2"), ("z", "Do.", "new"))]
     A = source.adapters(samples)[0]["q_proj"]
@@ -119,13 +121,17 @@ def test_the_table(library, tiny_tasks, tmp_path):
     for seed in (0, 1):
         train_tiny("--mode", "mtlora", "--seed", seed, *common, tmp_path / f"mt{seed}")
     train_tiny("--mode", "recon", "--loras", library, *common, tmp_path / "recon")
-    call("experiments.readers", "input", *TINY, "--dtype", "float32", "--arch", "L", *common,
-         tmp_path / "hyper")
-    assert load_t2l(tmp_path / "hyper").cfg.arch == "L"
+    for reads in READS:
+        call("experiments.readers", reads, *TINY, "--dtype", "float32", "--arch", "L", *common,
+             tmp_path / reads)
+        config = json.loads((tmp_path / reads / "config.json").read_text())
+        assert config["command"].startswith(f"python -m experiments.readers {reads} --model")
+    with pytest.raises(UserError, match="instead of a description: number; its row is in"):
+        generate_lora(load_t2l(tmp_path / "number"), "Do it.")
 
     flags = ["--loras", library, "--tasks", tiny_tasks, *TINY, "--eval-samples", 2,
              "--out", tmp_path / "out", "--ckpt"]
-    runs = [tmp_path / name for name in ("mt0", "mt1", "recon", "hyper")]
+    runs = [tmp_path / name for name in ("mt0", "mt1", "recon", *READS)]
     call("experiments.baselines", *flags, *runs)
     found = json.loads((tmp_path / "out" / "baselines_unseen.json").read_text())
     rows = ["base model", "base model, description in its prompt",
@@ -133,20 +139,22 @@ def test_the_table(library, tiny_tasks, tmp_path):
             "base model, 3 examples with the description", "average of the oracles",
             "Arrow over the oracles", "multi-task LoRA, 2 steps (mt0)",
             "multi-task LoRA, 2 steps (mt1)", "T2L L, from oracles, bert, 2 steps (recon)",
-            "Hyperdecoder L, bert, 2 steps (hyper)", "multi-task LoRA (2 seeds), 2 steps"]
+            "Hyperdecoder L, bert, 2 steps (input)", "random vectors L, bert, 2 steps (random)",
+            "one-hot L, bert, 2 steps (number)", "multi-task LoRA (2 seeds), 2 steps"]
     assert list(found["unseen"]) == list(found["seen"]) == rows
     assert list(found["with an oracle"]) == [*rows[:4], "oracle", *rows[4:]]
     assert set(found["unseen"]["base model"]) == {"gamma"}
     assert set(found["with an oracle"]["oracle"]) == {"alpha", "beta"}
 
     lines = list(csv.reader((tmp_path / "out" / "baselines_unseen.csv").open()))
-    assert lines[0] == ["row", "tasks", "mean", "low", "high", "seeds"] and len(lines) == 29
-    joined = [line for line in lines if line[0] == rows[10]]
+    assert lines[0] == ["row", "tasks", "mean", "low", "high", "seeds"] and len(lines) == 35
+    joined = [line for line in lines if line[0] == rows[-1]]
     assert [line[1] for line in joined] == ["unseen", "seen", "with an oracle"]
     assert {line[-1] for line in joined} == {"2"} and {line[-1] for line in lines[1:4]} == {"1"}
 
-    assert "reads no description" in refused("eval", "--ckpt", tmp_path / "hyper", "--tasks",
-                                             tiny_tasks, *TINY, "--eval-samples", 1)
+    alone = ["experiments.baselines", "--tasks", tiny_tasks, *TINY, "--eval-samples", 1, "--ckpt"]
+    assert "is no finished run" in refused(*alone, library)
+    assert "what is read comes first" in refused("experiments.readers", "--out", "x", "input")
     (tmp_path / "splits.json").unlink()
     assert "names no unseen task" in refused("experiments.baselines", *flags, *runs)
     shutil.copytree(tmp_path / "mt0", tmp_path / "copy")

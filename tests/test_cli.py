@@ -42,7 +42,8 @@ def test_an_old_flag_names_the_new_one(module, flags, new):
 @pytest.mark.parametrize("module", ["train", "eval", "t2l", "utils.download", "data.generate",
                                     *(f"experiments.{name}" for name in (
                                         "compare", "benchmarks", "speed", "cost", "plots",
-                                        "distance", "baselines", "leaks", "readers"))])
+                                        "distance", "baselines", "leaks", "readers",
+                                        "wordings", "codes", "mixing"))])
 def test_help_is_there_and_shows_no_old_flag(module):
     done = command(module, "--help")
     assert done.returncode == 0 and done.stderr == "" and "usage: " in done.stdout

@@ -285,8 +285,8 @@ def test_long_and_foreign_descriptions_work_with_a_warning(text, warning, tiny_t
     load_peft(tmp_path / "a")
 
 
-def test_strength_and_a_second_description(tiny_t2l, tmp_path):
-    """The written adapter is X ΔW of the first and W ΔW of the second; of 0 and 0 it is nothing."""
+def test_strength_and_more_descriptions(tiny_t2l, tmp_path):
+    """The written adapter is X ΔW of the first and W ΔW of each other; of 0 and 0 it is nothing."""
     t2l = load_t2l(tiny_t2l)                            # its heads are 0: one adapter for all
     for head in t2l.heads.values():
         torch.nn.init.normal_(head.weight, std=0.2)
@@ -298,13 +298,15 @@ def test_strength_and_a_second_description(tiny_t2l, tmp_path):
         A, B = load_peft(tmp_path / name)
         return {m: B[m] @ A[m] for m in A}
     one, two = written("one", "Say it twice."), written("two", "Say nothing.")
-    both = written("both", "Say it twice.", "--strength", -0.5, "--mix", " Say nothing. ", 2)
+    both = written("both", "Say it twice.", "--strength", -0.5, "--mix", " Say nothing. ", 3,
+                   "--mix", "Say nothing.", -1)
     none = written("none", "Say it twice.", "--strength", 0, "--mix", "Say nothing.", 0)
     for m in one:
         assert (one[m] - two[m]).abs().max() > 1e-6 and not none[m].any()
         torch.testing.assert_close(both[m], 2 * two[m] - 0.5 * one[m], atol=1e-5, rtol=1e-4)
     with safe_open(tmp_path / "both" / "adapter_model.safetensors", "pt") as file:
-        assert file.metadata()["description"] == "-0.5 × Say it twice. + 2 × Say nothing."
+        assert file.metadata()["description"] == \
+            "-0.5 × Say it twice. + 3 × Say nothing. + -1 × Say nothing."
 
     common = ["Say it twice.", "--ckpt", tiny_t2l, *TINY]
     assert "invalid strength value: 'nan'" in refused("t2l", *common, "--strength", "nan")

@@ -356,8 +356,8 @@ def t2l_flags(modules: Iterable[str]) -> Parser:
         help="an input to answer with and without the adapter; may be repeated")
     add("--strength", type=strength, default=1.0, metavar="X",
         help="the description's ΔW times X; of 0 nothing is left")
-    add("--mix", nargs=2, metavar=("TEXT", "W"), default=None, type=typed_text,
-        help="add W times the ΔW of a second description%(default).0s")
+    add("--mix", nargs=2, metavar=("TEXT", "W"), action="append", default=[], type=typed_text,
+        help="add W times the ΔW of another description; may be repeated%(default).0s")
     parser.folder("--out", "write the adapter as a PEFT folder", "it is not kept")
     parser.folder("--merged", "write the whole model with the adapter merged in", "it is not")
     add("--gguf", type=gguf_file, metavar="FILE", default=None, help="write the adapter as a GGUF "
@@ -379,14 +379,14 @@ def strength(given: str) -> float:
 
 
 def weighed_descriptions(args: argparse.Namespace) -> list[tuple[str, float]]:
-    """t2l.py's description and --strength, then --mix's, if given."""
+    """t2l.py's description and --strength, then each --mix."""
     weighed = [(args.description.strip(), args.strength)]
-    if args.mix:
+    for text, weight in args.mix:
         try:
-            weighed.append((args.mix[0].strip(), strength(args.mix[1])))
+            weighed.append((text.strip(), strength(weight)))
         except ValueError:
-            raise UserError(f"--mix {args.mix[0]!r} {args.mix[1]!r}: expected a description and a "
-                            "number up to 1000, what its ΔW counts") from None
+            raise UserError(f"--mix {text!r} {weight!r}: expected a description and a number up to "
+                            "1000, what its ΔW counts") from None
     return weighed
 
 

@@ -1,16 +1,18 @@
 #!/usr/bin/env bash
 # Everything in experiments/README.md that needs only this repo, on two cores: minutes are behind
 # each line. In a second start a run goes on where it stopped, and a table that is there stays.
-#     experiments/results/all.sh              # 15 hours
+#     experiments/results/all.sh              # 10 hours
 #     experiments/results/all.sh table2       # 5 hours; also reconstruction, tables345, mixing
 set -euo pipefail
 cd "$(dirname "$0")/../.."                                         # the repo root
 ALL="q_proj k_proj v_proj o_proj gate_proj up_proj down_proj"
 
-# run OUT MODULE flags …: trains into out/OUT, without a table.
+# run OUT MODULE flags …: trains into out/OUT, without a table. A run that was killed before its
+# first saved state begins again.
 run() {
     local resume=""
-    if test -e "out/$1/config.json" -o -e "out/$1/train_state.pt"; then resume=--resume; fi
+    if test -e "out/$1/train_state.pt" || grep -qs '"finished": true' "out/$1/config.json" ||
+        test "$1" = lora -a -e out/lora/config.json; then resume=--resume; fi
     python -m "$2" "${@:3}" --eval-samples 0 --out "out/$1" $resume
 }
 # table FILE MODULE flags …: unless out/FILE is there; --out is its folder.
@@ -58,7 +60,8 @@ tables345() {                                     # Tables 3 to 5, Figure 5: sec
 
     table eval/tables34/baselines_unseen.json experiments.baselines --eval-samples 6 --ckpt \
         out/tasks-*-grown out/tasks-{31,62,155,310} out/{minilm,base,states,random,number,s0}   # 15
-    table eval/wordings.json experiments.wordings --eval-samples 3 --ckpt out/s0 out/recon-L   # 8
+    table eval/wordings_recon-L.json experiments.wordings --eval-samples 6 --ckpt out/s0 \
+        out/recon-L                                                                        # 8
     table eval/codes.json experiments.codes --figure experiments/results/codes.png         # 1
 }
 
@@ -106,8 +109,9 @@ reconstruction() {                                # Table 1, Figure 3: sections 
         recon figure3/L-canonical-32-seed-$seed 6 --max-tasks 32 --arch L --seed $seed --canonical
     done
     python -m experiments.plots out/figure3/* --figure experiments/results/compression.png
-    table eval/recon/results.json eval --ckpt out/figure3/L-16 out/figure3/L-64 --eval-samples 6
     run sft-from-recon train --mode sft --init out/figure3/L-64
+    table eval/recon/results.json eval --ckpt out/figure3/L-16 out/figure3/L-64 \
+        out/sft-from-recon --eval-samples 6
 }
 
 for part in ${@:-table2 tables345 mixing reconstruction}; do $part; done

@@ -31,8 +31,8 @@ def test_a_row_for_every_kind_of_description(tiny_tasks, tiny_t2l, tmp_path):
     assert list(found["unseen"]) == list(found["seen"]) == [f"T2L ckpt, {end}" for end in ends]
     assert found["seen"]["T2L ckpt, nothing"].keys() == {"alpha"}        # beta was not trained on
     assert (tmp_path / "out" / "wordings_ckpt.csv").read_text().count("\n") == 17
-    alone = tmp_path / "alone"
-    alone.mkdir()
+    alone = tmp_path / "other" / "alone"
+    alone.mkdir(parents=True)
     task_file(alone, "alpha")
     assert "has one task" in refused("experiments.wordings", *flags, alone)
 

@@ -58,8 +58,10 @@ tables345() {                                     # Tables 3 to 5, Figure 5: sec
     run lora train --mode lora
     run recon-L train --mode recon --loras out/lora --arch L
 
-    table eval/tables34/baselines_unseen.json experiments.baselines --eval-samples 6 --ckpt \
-        out/tasks-*-grown out/tasks-{31,62,155,310} out/{minilm,base,states,random,number,s0}   # 15
+    table eval/table3/baselines_unseen.json experiments.baselines --eval-samples 6 --ckpt \
+        out/tasks-{31,62,155,310}-grown out/tasks-{31,62,155,310} out/s0                   # 4
+    table eval/table4/baselines_unseen.json experiments.baselines --eval-samples 6 --ckpt \
+        out/{random,number,minilm,base,states,s0}                                          # 3
     table eval/wordings_recon-L.json experiments.wordings --eval-samples 6 --ckpt out/s0 \
         out/recon-L                                                                        # 8
     table eval/codes.json experiments.codes --figure experiments/results/codes.png         # 1

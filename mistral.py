@@ -319,9 +319,10 @@ def select_loras(lora: LoRA | None, rows: Tensor) -> LoRA | None:
 
 
 @torch.inference_mode()
-def generate_ids(model: Mistral, prompts: list[list[int]], lora: LoRA | None,
-                 max_new_tokens: int, stop: tuple[int, ...]) -> list[list[int]]:
-    """Greedy continuations of one batch of prompts, each up to and without a token of `stop`."""
+def stream_ids(model: Mistral, prompts: list[list[int]], lora: LoRA | None,
+               max_new_tokens: int, stop: tuple[int, ...]) -> Iterator[list[list[int]]]:
+    """Greedy continuations of one batch of prompts, each up to and without a token of `stop`;
+    yields the same list after every step, one token longer where a prompt's has not ended."""
     cfg, device, dtype = model.cfg, model.device, model.model["embed_tokens"].weight.dtype
     ids = pad(prompts, device)
     b, t = ids.shape
@@ -354,8 +355,9 @@ def generate_ids(model: Mistral, prompts: list[list[int]], lora: LoRA | None,
         for row, token, ended in zip(rows.tolist(), new.tolist(), done.tolist()):
             if not ended:
                 out[row].append(token)
+        yield out
         if done.all() or step == max_new_tokens - 1:
-            break
+            return
         if done.float().mean() > 0.25:        # dropping rows copies the cache: not for each one
             kept = (~done).nonzero()[:, 0]
             cache = [tuple(store[kept] for store in layer) for layer in cache]
@@ -363,7 +365,26 @@ def generate_ids(model: Mistral, prompts: list[list[int]], lora: LoRA | None,
             lora = select_loras(lora, kept)
         logits = model(new[:, None], lora, cache=cache, positions=lengths[:, None])[:, 0]
         lengths = lengths + 1
-    return out
+
+
+def generate_ids(model: Mistral, prompts: list[list[int]], lora: LoRA | None,
+                 max_new_tokens: int, stop: tuple[int, ...]) -> list[list[int]]:
+    """What stream_ids ends with."""
+    answers: list[list[int]] = [[] for _ in prompts]
+    for answers in stream_ids(model, prompts, lora, max_new_tokens, stop):
+        pass
+    return answers
+
+
+def stream(model: Mistral, tokenizer: Tokenizer, prompts: list[str], lora: LoRA | None = None,
+           max_new_tokens: int = 32) -> Iterator[list[str]]:
+    """`generate` as it happens: all answers so far, after every token. One batch; a character of
+    which only a part is there is left out, where `generate` ends in "\ufffd"."""
+    check_one_each(lora, len(prompts))
+    stop = (*model.cfg.eos_token_id, tokenizer.end)
+    encoded = [tokenizer.prompt(prompt) for prompt in prompts]
+    for answers in stream_ids(model, encoded, lora, max_new_tokens, stop):
+        yield [tokenizer.decode(ids).strip().rstrip("\ufffd") for ids in answers]
 
 
 def generate(model: Mistral, tokenizer: Tokenizer, prompts: str | list[str],

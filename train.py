@@ -10,7 +10,7 @@
 All modes share one loop. Two things vary: where adapters come from, a hypernetwork or a table of
 ordinary LoRAs; and the loss, that of the answers through the frozen model, or (recon) the distance
 from a library's adapters. Reading order: defaults, where adapters come from, the losses, the loop,
-early stopping for the oracles, what each mode sets up, main.
+what each mode sets up, main.
 """
 import argparse
 import time
@@ -33,6 +33,7 @@ from mistral import Mistral, MistralConfig, load_model, load_tokenizer
 from t2l import (HEADS, T2L, T2LConfig, adapted_modules, generate_lora, load_t2l, save_t2l,
                  t2l_config)
 from utils.cli import UserError, note, run, train_args
+from utils.early_stopping import EarlyStopping
 from utils.files import dump_json, write_json
 from utils.fused import compile_layers
 from utils.library import (ReconTargets, canonical, check_library_tasks, check_modules, delta_l1,
@@ -57,7 +58,7 @@ WARMUP = 0.1                         # share of the steps in which the learning 
 MAX_TOKENS = 512                     # of a sample, prompt and answer
 SAMPLES_PER_TASK = 8                 # lora: of each task in a batch, as in the paper
 HELD_OUT = 16                        # lora: training instances kept to choose the best step
-VALIDATIONS, PATIENCE = 15, 3        # lora: in a full run; without progress before a task stops
+VALIDATIONS = 15                     # lora: in a full run
 VALIDATE_EVERY = 25                  # steps, sft and mtlora: a forward pass, 1 % of the time
 BASES_LR = 2.5                       # sft, recon: times --lr, for the bases of a bank
 DELTA_SCALE = 10_000                 # recon in ΔW, whose entries are tiny; as the authors'
@@ -258,60 +259,6 @@ def train(setup: Setup, args: argparse.Namespace, log_file: Path,
     return seen
 
 
-# ------------------------------------------------------------------- early stopping (oracles)
-
-class EarlyStopping:
-    """lora: per task, the weights with the lowest validation loss, on a few training instances.
-
-    Validates every `every` steps. A task whose loss fell by less than 0.001 in PATIENCE validations
-    leaves `active_tasks`, and with it the batches.
-    """
-
-    def __init__(self, table: LoRATable, tasks: list[Task], model: Mistral, tokenizer: Tokenizer,
-                 every: int):
-        self.table, self.model, self.tokenizer, self.every = table, model, tokenizer, every
-        split = {task.name: hold_out(task, HELD_OUT) for task in tasks}
-        self.active_tasks = [shorter for shorter, _ in split.values()]
-        self.held_out = {name: samples for name, (_, samples) in split.items()}
-        self.best = {task.name: {"loss": torch.inf, "patience_loss": torch.inf} for task in tasks}
-        self.validate(0)                               # B = 0: the base model
-
-    @torch.no_grad()
-    def validate(self, step: int) -> None:
-        for task in list(self.active_tasks):
-            samples, best = self.held_out[task.name], self.best[task.name]
-            loss = validation_loss(self.table, samples, self.model, self.tokenizer)
-            best.setdefault("base_loss", loss)
-
-            if loss < best["loss"]:
-                weights = [w.clone() for w in self.table.param_groups(samples)[0]]
-                best |= {"loss": loss, "step": step, "weights": weights}
-            if loss < best["patience_loss"] - 1e-3:
-                best |= {"patience_loss": loss, "patience_step": step}
-            elif step - best["patience_step"] >= PATIENCE * self.every:
-                self.active_tasks.remove(task)         # in place: the batches are drawn from it
-
-    def should_stop(self, step: int) -> bool:
-        if (step + 1) % self.every == 0:
-            self.validate(step + 1)
-        return not self.active_tasks
-
-    @torch.no_grad()
-    def save(self, out: Path, dtype: torch.dtype) -> None:
-        """A PEFT folder for each task, its scores on the held-out instances in the metadata."""
-        for name, samples in self.held_out.items():
-            best = self.best[name]
-            for parameter, w in zip(self.table.param_groups(samples)[0], best["weights"]):
-                parameter.copy_(w)
-            row = Row("", "lora", lambda sample, rng: "", self.table.adapters)   # reads nothing
-            right = exact_match(row, samples, self.model, self.tokenizer)[name]
-            lora = map_lora(self.table.adapters(samples[:1]), lambda w: w[0].to("cpu", dtype))
-            save_peft(out / name, *lora, self.table.base_model, task=name,
-                      base_loss=f"{best['base_loss']:.4f}", best_step=str(best["step"]),
-                      validation_loss=f"{best['loss']:.4f}",
-                      validation_exact_match=f"{100 * mean(right):.1f}")
-
-
 # ------------------------------------------------------------------------ what each mode sets up
 
 def load_model_and_tasks(args: argparse.Namespace) -> tuple[Mistral, Tokenizer, Suite]:
@@ -416,17 +363,37 @@ def train_oracles(args: argparse.Namespace, out: Path) -> str:
         torch.manual_seed(args.seed)
         table = LoRATable(model.cfg, [task.name for task in group], args.modules, args.rank,
                           args.alpha).to(args.device)
-        stopping = EarlyStopping(table, group, model, tokenizer, max(1, args.steps // VALIDATIONS))
+        split = {task.name: hold_out(task, HELD_OUT) for task in group}
+        held_out = {name: samples for name, (_, samples) in split.items()}
+        stopping = EarlyStopping(
+            [shorter for shorter, _ in split.values()],
+            lambda name: validation_loss(table, held_out[name], model, tokenizer),
+            lambda name: table.param_groups(held_out[name])[0], max(1, args.steps // VALIDATIONS))
 
         draw = partial(draw_from_each, stopping.active_tasks, SAMPLES_PER_TASK, args.seed)
         seen += train(Setup(table, draw, model, tokenizer), args,
                       out / f"log_{i // side_by_side:03}.jsonl", stopping.should_stop)
-        stopping.save(out, args.dtype)
+        for name, samples in held_out.items():
+            save_oracle(out / name, table, samples, stopping.restore(name), model, tokenizer)
         trained += len(group)
 
     write_json(out / "config.json", settings(args) | run_metadata())
     seconds = time.perf_counter() - began
     return f"{trained} oracles in {seconds / 60:.1f} min ({seen / seconds:.0f} tokens/s)"
+
+
+@torch.no_grad()
+def save_oracle(folder: Path, table: LoRATable, held_out: list[Sample], best: dict,
+                model: Mistral, tokenizer: Tokenizer) -> None:
+    """A PEFT folder, with its scores on the held-out instances in the metadata."""
+    row = Row("", "lora", lambda sample, rng: "", table.adapters)        # reads nothing
+    right = exact_match(row, held_out, model, tokenizer)[folder.name]
+    dtype = model.model["embed_tokens"].weight.dtype
+    lora = map_lora(table.adapters(held_out[:1]), lambda w: w[0].to("cpu", dtype))
+    save_peft(folder, *lora, table.base_model, task=folder.name,
+              base_loss=f"{best['base_loss']:.4f}", best_step=str(best["step"]),
+              validation_loss=f"{best['loss']:.4f}",
+              validation_exact_match=f"{100 * mean(right):.1f}")
 
 
 def train_one(args: argparse.Namespace, out: Path, source: Callable[..., TextToLoRA]) -> str:

@@ -5,9 +5,11 @@ from conftest import FAMILIES, GOLDEN
 from safetensors.torch import load_file
 
 import mistral
-from lora import MODULES, load_peft, map_lora
-from mistral import Mistral, generate, generate_ids, load_model, load_tokenizer
+from lora import MODULES, load_peft, map_lora, merge
+from mistral import Mistral, generate, generate_ids, load_model, load_tokenizer, stream, stream_ids
+from t2l import adapted_modules
 from utils.cli import UserError
+from utils.fused import lay_together, together
 from utils.modules import layer_name
 
 pytestmark = pytest.mark.quick
@@ -124,6 +126,29 @@ def test_cached_generation_is_what_rescoring_without_a_cache_gives(name):
             assert best == new[n] if n < len(new) else best in stop
 
 
+def test_stepwise_generation_gives_a_token_at_a_time_and_ends_as_the_whole():
+    model, _ = loaded("llama")
+    prompts, stop = [[3, 4, 5], [6, 7], [8, 9, 10, 11]], tuple(range(5, 96, 5))
+    whole = generate_ids(model, prompts, None, 10, stop)
+    assert len({len(ids) for ids in whole}) > 1
+    steps = [[list(ids) for ids in found] for found in stream_ids(model, prompts, None, 10, stop)]
+    for n, found in enumerate(steps, 1):
+        assert found == [ids[:n] for ids in whole]
+    assert steps[-1] == whole and len(steps) == min(10, 1 + max(map(len, whole)))
+    assert generate_ids(model, prompts, None, 0, stop) == [[], [], []]
+
+
+def test_streamed_texts_are_those_of_generate_and_grow(monkeypatch):
+    model, tokenizer = loaded("llama")[0], load_tokenizer(GOLDEN / "llama")
+    prompts = ["one", "a longer second prompt"]
+    found = list(stream(model, tokenizer, prompts, None, 8))
+    assert found[-1] == generate(model, tokenizer, prompts, None, 8) and len(found) > 1
+    assert all(b.startswith(a) for before, after in zip(found, found[1:])
+               for a, b in zip(before, after))
+    monkeypatch.setattr(tokenizer, "decode", lambda ids: "caf\ufffd")       # half a character
+    assert next(stream(model, tokenizer, prompts, None, 8)) == ["caf", "caf"]
+
+
 def test_as_many_adapters_as_prompts():
     model, tokenizer = (load(GOLDEN / "llama")
                         for load in (load_model, load_tokenizer))
@@ -197,3 +222,68 @@ def test_live_parity_on_random_sizes(name, tmp_path):
         expected = theirs(ids).logits
     for found in (model(ids), model(padded)[:, :t], torch.cat(steps, 1)):
         torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4, msg=str(sizes))
+
+
+# ------------------------------------------------------------------------- fewer and larger kernels
+
+PLAIN = [name for name in FAMILIES if name in ("mistral", "llama", "llama3")]
+
+
+def adapter_of_all(model, *lead: int):
+    n, r = model.cfg.num_hidden_layers, 3
+    sizes = adapted_modules(model.cfg, MODULES)
+    return ({m: 0.3 * torch.randn(*lead, n, r, d) for m, (d, _) in sizes.items()},
+            {m: 0.3 * torch.randn(*lead, n, d, r) for m, (_, d) in sizes.items()})
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_the_same_logits_and_gradients(name):
+    model = load_model(GOLDEN / name, torch.float32)
+    ids = load_file(GOLDEN / name / "expected.safetensors")["ids"]
+    ids = ids[:, :model.cfg.sliding_window or 99]               # beyond it the plain layers run
+    for lead in ((), (len(ids),)):
+        lora = map_lora(adapter_of_all(model, *lead), lambda w: w.requires_grad_())
+        expected = model(ids, lora=lora)
+        wanted = torch.autograd.grad(expected.square().mean(), [*lora[0].values()])
+        before = {k: w.clone() for k, w in model.state_dict().items()}
+        assert lay_together(model)
+        model.fused = True
+        found = model(ids, lora=lora)
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(torch.autograd.grad(found.square().mean(), [*lora[0].values()]),
+                                   wanted, atol=1e-5, rtol=1e-4)
+        assert model.state_dict().keys() == before.keys()
+        assert all(torch.equal(w, before[k]) for k, w in model.state_dict().items())
+        model.fused = False
+
+
+def test_a_window_shorter_than_the_text_and_a_merged_adapter():
+    model = load_model(GOLDEN / "mistral", torch.float32)
+    expected = load_file(GOLDEN / "mistral" / "expected.safetensors")
+    ids, lora = expected["ids"], adapter_of_all(model)
+    short = ids[:, :model.cfg.sliding_window]
+    assert short.shape[1] < ids.shape[1]
+    wanted = model(short, lora=lora)
+    assert lay_together(model)
+    model.fused = True
+    torch.testing.assert_close(model(ids), expected["logits"], atol=1e-5, rtol=1e-5)
+    merged = merge(model, lora)
+    assert merged.fused
+    torch.testing.assert_close(merged(short), wanted, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(model(short, lora=lora), wanted, atol=1e-5, rtol=1e-5)
+
+
+def test_weights_that_lie_together_are_read_without_a_copy():
+    model = load_model(GOLDEN / "llama", torch.float32)
+    attention = model.model["layers"][0].self_attn
+    linears = [attention.q_proj, attention.k_proj, attention.v_proj]
+    whole = torch.cat([linear.weight for linear in linears])
+    assert together(linears).data_ptr() != linears[0].weight.data_ptr()
+    lay_together(model)
+    assert together(linears).data_ptr() == linears[0].weight.data_ptr()
+    assert torch.equal(together(linears), whole)
+
+
+@pytest.mark.parametrize("name", [name for name in FAMILIES if name not in PLAIN])
+def test_other_families_keep_their_own_layers(name):
+    assert not lay_together(load_model(GOLDEN / name, torch.float32))

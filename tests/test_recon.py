@@ -14,8 +14,9 @@ from experiments import plots
 from lora import load_peft
 from mistral import load_model, load_tokenizer
 from t2l import generate_lora, load_t2l
-from train import PATIENCE, sft_loss
+from train import sft_loss
 from utils.cli import UserError
+from utils.early_stopping import PATIENCE
 from utils.library import average_lora, canonical, delta_error, load_library
 
 

@@ -1,5 +1,9 @@
-"""The suites that load_suite reads: sizes, the split, overlap; folders and what is refused."""
+"""The suites that load_suite reads: sizes, the split, overlap; folders and what is refused. From
+tasks to batches of token ids: what is drawn, what is learnt, what is in the prompt.
+"""
 import json
+import math
+import random
 from collections import Counter
 from dataclasses import replace
 
@@ -8,9 +12,9 @@ import torch
 from conftest import GOLDEN, ROOT, task_file
 
 from data import generate
-from data.suite import (drop_too_long, load_suite, load_task, tasks_of_checkpoint,
-                        untrained)
-from data.tasks import Suite, Task, seen_samples
+from data.suite import drop_too_long, load_suite, load_task, tasks_of_checkpoint, untrained
+from data.tasks import (Sample, Suite, Task, draw_from_each, draw_samples, encode, seen_samples,
+                        test_samples as draw_test_samples)
 from mistral import load_tokenizer
 from utils.cli import UserError
 from utils.neighbours import Neighbours, save_neighbours
@@ -371,3 +375,70 @@ def test_untrained_tasks_of_any_part(tiny_tasks, tmp_path):
     assert found.train[1].test == suite.train[1].test
     with pytest.raises(UserError, match="all 3 tasks of --tasks were trained on by .*one, .*two"):
         untrained(suite, [one, checkpoint(tmp_path / "two", ["gamma", "beta"])])
+
+
+# ---------------------------------------------------------------------------- from tasks to batches
+
+@pytest.mark.quick
+def test_the_loss_covers_exactly_the_answer_and_its_end_token():
+    tokenizer = load_tokenizer(GOLDEN / "llama")
+    samples = [Sample("t", "d", "one two", ("ab", "no")), Sample("t", "d", "x", ("longer answer",))]
+    batch = encode(samples, tokenizer)
+    targets = batch.targets.tolist()
+    for i, sample in enumerate(samples):
+        kept = batch.keep[i].nonzero()[:, 0]
+        n, ids = len(tokenizer.answer(sample.answers[0])), batch.ids[i].tolist()
+        mine, targets = targets[:n], targets[n:]
+        assert len(kept) == n and mine == tokenizer.answer(sample.answers[0])
+        assert ids[:kept[0] + 1] == tokenizer.prompt(sample.input)
+        assert ids[kept[0] + 1:kept[-1] + 1] == mine[:-1]    # each kept position sees the past only
+        assert not any(ids[kept[-1] + 1:])
+    assert not targets
+    n = [len(tokenizer.answer(s.answers[0])) for s in samples]
+    expected = torch.tensor([1 / (2 * n[0])] * n[0] + [1 / (2 * n[1])] * n[1])
+    torch.testing.assert_close(batch.weights, expected)
+
+
+@pytest.mark.quick
+def test_prompts_hold_the_description_only_where_asked():
+    tokenizer, sample = load_tokenizer(GOLDEN / "llama"), Sample("t", "say it", "x", ("y",))
+    for describe, there in (("lora", False), ("prompt", True), ("both", True)):
+        text = tokenizer.decode(encode([sample], tokenizer, describe).ids[0].tolist())
+        assert ("say it" in text) == there
+
+
+@pytest.mark.quick
+def test_sampling_is_uniform_whatever_the_length_and_batches_hold_similar_lengths(tiny_tasks):
+    task_file(tiny_tasks, "long", Instances=[{"input": f"{'word ' * 20}{i}", "output": ["x"]}
+                                             for i in range(20)])
+    tokenizer, suite = load_tokenizer(GOLDEN / "llama"), load_suite(tiny_tasks)
+    batches = draw_samples(suite.train, tokenizer, 8, seed=random.randrange(10 ** 6))
+    drawn = [next(batches) for _ in range(240)]
+    counts = Counter(s.task for batch in drawn for s in batch)
+    n = sum(counts.values())
+    for task in suite.train:         # five standard deviations of a binomial draw
+        assert abs(counts[task.name] - n / 3) < 5 * math.sqrt(n * 2 / 9)
+    mixed = [len({len(s.input) > 50 for s in batch}) == 2 for batch in drawn]
+    assert sum(mixed) <= len(drawn) / 4
+    words = {s.description for batch in drawn for s in batch}
+    assert words == {d for t in suite.train for d in t.descriptions}     # all of these, no held-out
+
+
+@pytest.mark.quick
+def test_draws_do_not_depend_on_company(tiny_tasks):
+    tasks = load_suite(tiny_tasks).train
+    both, one = draw_from_each(tasks, 8), draw_from_each(tasks[1:], 8)
+    for _ in range(3):
+        assert next(both)[8:] == next(one)
+
+
+@pytest.mark.quick
+def test_exercises_are_test_inputs_with_the_wordings_asked_for(suite):
+    samples = draw_test_samples(suite.train, 2, lambda t: t.held_out)
+    by_name = {t.name: t for t in suite.train}
+    assert len(samples) == 2 * len(suite.train)
+    for s in samples:
+        task = by_name[s.task]
+        assert s.description in task.held_out and s.description not in task.descriptions
+        assert (s.input, s.answers) in task.test
+    assert samples == draw_test_samples(suite.train, 2, lambda t: t.held_out)

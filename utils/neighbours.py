@@ -44,6 +44,12 @@ class Neighbours:
         similarity, rows = (narrow(task_emb.float().cpu()) @ self.vectors.T).max(1)
         return rows.tolist(), similarity.tolist()
 
+    def closest(self, task_emb: Tensor, k: int) -> list[list[tuple[str, float]]]:
+        """Embeddings (b, e) → each one's k nearest tasks: a wording of theirs, and the cosine."""
+        found = (narrow(task_emb.float().cpu()) @ self.vectors.T).topk(min(k, len(self.names)))
+        return [[(self.wordings[row], similarity) for row, similarity in zip(rows, similarities)]
+                for rows, similarities in zip(found.indices.tolist(), found.values.tolist())]
+
     def tell(self, description: str, task_emb: Tensor) -> None:
         """One line with the task nearest to (1, e), and a warning where it is far."""
         (row,), (similarity,) = self.nearest(task_emb)

@@ -27,6 +27,7 @@ from encoder import Encoder, embed, encoder_for, normalised
 from lora import LoRA, load_peft
 from mistral import Mistral, generate, load_model, load_tokenizer
 from t2l import T2L, T2LConfig, generate_lora, load_t2l
+from utils import ranks
 from utils.cli import UserError, eval_args, note, run
 from utils.files import check_unique, read_json, write_json
 from utils.peft import check_fits, check_model
@@ -126,15 +127,17 @@ def ask(row: Row, samples: list[Sample], model: Mistral, tokenizer: Tokenizer,
     what T2L reads is swapped: a description in the prompt is always the sample's own."""
     rng, answered = random.Random(row.label), []
     samples = sorted(samples, key=lambda s: len(message(s, row.describe)))
-    for start in tqdm(range(0, len(samples), BATCH), desc=row.label, leave=False):
+    read = [replace(s, description=row.control(s, rng)) for s in samples]
+    starts = ranks.own_part(range(0, len(samples), BATCH), model)
+    for start in tqdm(starts, desc=row.label, leave=False):
         batch = samples[start:start + BATCH]
-        lora = row.adapters([replace(s, description=row.control(s, rng)) for s in batch])
+        lora = row.adapters(read[start:start + BATCH])
 
         # What runs on beyond the longest accepted answer is wrong anyway: no need to see its end.
         longest = max(len(tokenizer.answer(a)) for s in batch for a in s.answers)
         answered += zip(batch, generate(model, tokenizer, [message(s, row.describe) for s in batch],
                                         lora, max_new_tokens=room * longest + 3))
-    return answered
+    return ranks.gathered(answered, model)
 
 
 def exact_match(row: Row, samples: list[Sample], model: Mistral,
@@ -204,11 +207,12 @@ def main() -> None:
     folders = checkpoint_folders(args.ckpt)
     if args.seeds:
         check_seeds(folders)
-    suite, model, tokenizer, encoder_of = load_asked(args)
-    if args.split == "all":
-        suite = untrained(suite, folders)
-    print(report(folders, suite, model, tokenizer, encoder_of, args.eval_samples, args.out,
-                 args.split, args.seeds, args.against))
+    with ranks.joined(args, args.out) as out:
+        suite, model, tokenizer, encoder_of = load_asked(args)
+        if args.split == "all":
+            suite = untrained(suite, folders)
+        print(report(folders, suite, model, tokenizer, encoder_of, args.eval_samples, out,
+                     args.split, args.seeds, args.against))
 
 
 if __name__ == "__main__":

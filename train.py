@@ -32,6 +32,7 @@ from lora import TARGETS, LoRA, lora_scale, map_lora, save_peft
 from mistral import Mistral, MistralConfig, load_model, load_tokenizer
 from t2l import (HEADS, T2L, T2LConfig, adapted_modules, generate_lora, load_t2l, save_t2l,
                  t2l_config)
+from utils import ranks
 from utils.cli import UserError, note, run, train_args
 from utils.early_stopping import EarlyStopping
 from utils.files import dump_json, write_json
@@ -216,33 +217,38 @@ def train(setup: Setup, args: argparse.Namespace, log_file: Path,
     lora_source = setup.lora_source.to(args.device).train()
     optimizer = make_optimizer(lora_source)
     start = load_state(log_file.parent, lora_source, optimizer)
-    batches, seen, bf16 = setup.draw(start), 0, args.dtype == torch.bfloat16
+    adapters, batches = ranks.share(lora_source, setup.draw(start))
+    seen, bf16 = 0, args.dtype == torch.bfloat16
 
     with StepLog(log_file, start, args.steps, setup.unit) as log:
         for step in range(start, args.steps):
             torch.manual_seed(args.seed * 1_000_003 + step)       # dropout: the same when resumed
-            samples = next(batches)
             lr = args.lr * lr_schedule(step, args.steps)
             for group in optimizer.param_groups:
                 group["lr"] = lr * group["lr_factor"]
 
-            # ┌─ one training step ────────────────────────────────────────────────────────┐
-            with torch.autocast(torch.device(args.device).type, torch.bfloat16, enabled=bf16):
-                lora = lora_source.adapters(samples)             # one a sample; mtlora: one for all
+            # ┌─ one training step, of --accumulate parts ─────────────────────────────────┐
+            losses, count = [], 0
+            for samples, weight in ranks.parts(adapters, next(batches), args.accumulate):
+                with torch.autocast(torch.device(args.device).type, torch.bfloat16, enabled=bf16):
+                    lora = adapters(samples)                     # one a sample; mtlora: one for all
 
-            if setup.targets:                                     # recon: no language model
-                target = setup.targets.select([s.task for s in samples])
-                loss = recon_loss(lora, target, setup.targets.loss_std, args.recon_space)
-                seen += len(samples)
-            else:                                                 # sft, mtlora, lora
-                batch = encode(samples, setup.tokenizer, args.describe).to(args.device)
-                logits = setup.model(batch.ids, lora=lora, keep=batch.keep)    # (kept, vocab)
-                loss = sft_loss(logits, batch)
-                seen += int((batch.ids != 0).sum())
+                if setup.targets:                                 # recon: no language model
+                    target = setup.targets.select([s.task for s in samples])
+                    loss = recon_loss(lora, target, setup.targets.loss_std, args.recon_space)
+                    count += len(samples)
+                else:                                             # sft, mtlora, lora
+                    batch = encode(samples, setup.tokenizer, args.describe).to(args.device)
+                    logits = setup.model(batch.ids, lora=lora, keep=batch.keep)    # (kept, vocab)
+                    loss = sft_loss(logits, batch)
+                    count += int((batch.ids != 0).sum())
 
-            # Oracles share a batch: k times their mean loss gives each the gradient it has alone.
-            groups = lora_source.param_groups(samples)
-            (loss * len(groups)).backward()
+                # Oracles share a batch: k times their mean loss gives each the gradient of its own.
+                groups = lora_source.param_groups(samples)
+                (loss * weight * len(groups)).backward()
+                losses.append(loss.detach() * weight)
+            loss, count = ranks.joint(sum(losses), count)
+            seen += count
             norm = torch.stack([nn.utils.clip_grad_norm_(group, 1.0) for group in groups]).max()
             if not torch.isfinite(loss + norm):
                 raise diverged(log_file.parent, step, loss.item(), norm.item())
@@ -262,7 +268,9 @@ def train(setup: Setup, args: argparse.Namespace, log_file: Path,
 # ------------------------------------------------------------------------ what each mode sets up
 
 def load_model_and_tasks(args: argparse.Namespace) -> tuple[Mistral, Tokenizer, Suite]:
-    model, tokenizer = load_model(args.model, args.dtype, args.device), load_tokenizer(args.model)
+    model = load_model(args.model, args.dtype, "cpu" if args.shard else args.device)
+    model = ranks.shard(model, args.device) if args.shard else model
+    tokenizer = load_tokenizer(args.model)
     model.activation_checkpointing = args.activation_checkpointing
     if args.compile:
         compile_layers(model)
@@ -418,8 +426,8 @@ def train_one(args: argparse.Namespace, out: Path, source: Callable[..., TextToL
 def main(source: Callable[..., TextToLoRA] = TextToLoRA) -> None:
     args = train_args(DEFAULTS, HEADS, SAMPLES_PER_TASK, init_fields)
     args.dtype = getattr(torch, args.dtype)
-    out = Path(args.out or f"out/{args.mode}")
-    with open_run(args, out) as finished:
+    with ranks.joined(args, Path(args.out or f"out/{args.mode}")) as out, \
+            open_run(args, out) as finished:
         if not finished:
             keep_freed_memory()
             began = time.perf_counter()

@@ -528,7 +528,7 @@ def part_oracles() -> str:
     by_length = sorted(load_suite().train, key=mean_length)
     tasks = by_length[len(by_length) // 2:][:8]
     args = argparse.Namespace(dtype=torch.bfloat16, device="cpu", lr=1e-3, seed=0, steps=4,
-                              save_every=0, describe="lora")
+                              save_every=0, describe="lora", accumulate=1)
 
     def learn(some: list[Task]) -> None:
         def draw(start: int) -> Iterator[list[Sample]]:

@@ -461,6 +461,7 @@ def train_args(defaults: dict[str, dict], heads: Iterable[str], samples_per_task
     if args.modules or args.mode != "recon":
         args.modules = in_order(args.modules or TARGETS)
     check_train_flags(args, samples_per_task)
+    args.accumulate = args.accumulate or 1
     return args
 
 
@@ -513,6 +514,8 @@ def train_flags(defaults: dict[str, dict], heads: Iterable[str]) -> Parser:
     by_mode("--steps", int, "training steps; lora: of each task at most")
     by_mode("--batch-size", int, "samples a step, lora: 8 of each task; recon: LoRAs a step")
     by_mode("--lr", float, "peak learning rate")
+    add("--accumulate", type=int, metavar="K", help="sft, mtlora: go through the model with a K-th "
+        "of the batch at a time; less memory, the same gradients (default: 1)%(default).0s")
     add("--seed", type=int, default=0, help="of initialisation, sampling and dropout")
 
     run_flags(parser)
@@ -533,11 +536,14 @@ def run_flags(parser: Parser) -> None:
     add("--activation-checkpointing", action="store_true",
         help="keep only the layers' inputs and compute them again in the backward pass: a third "
         "slower, a fraction of the memory")
+    add("--shard", action="store_true", help="under torchrun: each process keeps a part of every "
+        "layer of the language model, where no device holds it whole")
     parser.renamed("--recompute", "--activation-checkpointing")
 
 
 USED_BY = {"--loras": ["recon"], "--one-hot": ["recon"], "--canonical": ["recon"],
            "--recon-space": ["recon"], "--init": ["sft", "recon"], "--read-with": ["sft"],
+           "--accumulate": ["sft", "mtlora"], "--shard": ["sft", "mtlora"],
            "--compile": ["sft", "mtlora", "lora"],
            "--activation-checkpointing": ["sft", "mtlora", "lora"]}
 
@@ -546,7 +552,8 @@ USED_BY = {"--loras": ["recon"], "--one-hot": ["recon"], "--canonical": ["recon"
 NUMBERS = {"--steps": whole(1, 10**9), "--batch-size": whole(1, 2**16), "--lr": number(1e-12, 1e32),
            "--seed": whole(-2**42, 2**42), "--save-every": whole(0, 10**9),
            "--rank": optional(whole(1, 1024)), "--alpha": number(1e-3, 1e6),
-           "--eval-samples": whole(0, 10**6), "--max-tasks": optional(whole(1, 10**6))}
+           "--accumulate": optional(whole(1, 2**16)), "--eval-samples": whole(0, 10**6),
+           "--max-tasks": optional(whole(1, 10**6))}
 
 
 def reads_states(encoder: str | None) -> bool:

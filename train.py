@@ -232,7 +232,6 @@ def train(setup: Setup, args: argparse.Namespace, log_file: Path,
             for samples, weight in ranks.parts(adapters, next(batches), args.accumulate):
                 with torch.autocast(torch.device(args.device).type, torch.bfloat16, enabled=bf16):
                     lora = adapters(samples)                     # one a sample; mtlora: one for all
-
                 if setup.targets:                                 # recon: no language model
                     target = setup.targets.select([s.task for s in samples])
                     loss = recon_loss(lora, target, setup.targets.loss_std, args.recon_space)
@@ -242,13 +241,11 @@ def train(setup: Setup, args: argparse.Namespace, log_file: Path,
                     logits = setup.model(batch.ids, lora=lora, keep=batch.keep)    # (kept, vocab)
                     loss = sft_loss(logits, batch)
                     count += int((batch.ids != 0).sum())
-
                 # Oracles share a batch: k times their mean loss gives each the gradient of its own.
                 groups = lora_source.param_groups(samples)
                 (loss * weight * len(groups)).backward()
                 losses.append(loss.detach() * weight)
-            loss, count = ranks.joint(sum(losses), count)
-            seen += count
+            loss, seen = ranks.joint(sum(losses), seen, count)
             norm = torch.stack([nn.utils.clip_grad_norm_(group, 1.0) for group in groups]).max()
             if not torch.isfinite(loss + norm):
                 raise diverged(log_file.parent, step, loss.item(), norm.item())

@@ -1,4 +1,6 @@
-"""The text encoder against transformers' BERT (golden) and sentence-transformers' MiniLM (live)."""
+"""The text encoders against transformers' BERT (golden) and sentence-transformers' MiniLM (live).
+The language model as reader: means of its states, also beside a text encoder; --read-with.
+"""
 import json
 import math
 import os
@@ -6,19 +8,170 @@ import shutil
 
 import pytest
 import torch
-from conftest import GOLDEN
+from conftest import GOLDEN, TINY, command, refused, train_tiny
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
-from encoder import Encoder, EncoderConfig, OneHot, embed, load_encoder
-from mistral import read_config, softcap
-from t2l import generate_lora, load_t2l
+from encoder import Encoder, EncoderConfig, Joined, OneHot, States, embed, encoder_for, load_encoder
+from lora import load_peft
+from mistral import load_model, read_config, softcap
+from t2l import T2LConfig, generate_lora, load_t2l
 from utils import embedding_cache
-from utils.cli import UserError
+from utils.cli import UserError, reads_states
+from utils.peft import READER, read_reader
 
-pytestmark = pytest.mark.quick
+
+BOTH = f"{GOLDEN / 'bert'}+states"
+READ = ["Say it twice.", "Shout.", "a", "", "Write the longest word of the list, in capitals."]
 
 
+@pytest.mark.quick
+@pytest.mark.parametrize("name", ["llama", "qwen3"])
+def test_live_means_of_transformers_states(name):
+    transformers = pytest.importorskip("transformers")
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(GOLDEN / name, dtype=torch.float32)
+    ours = States(load_model(GOLDEN / name, torch.float32))
+    n = ours.model.cfg.num_hidden_layers
+    assert n == 3 and ours.depths == [0, 1]                      # of 30 layers 6, 12 and 18
+    rows = ours.embed(READ)                                     # one padded batch
+    assert rows.shape == (len(READ), ours.width) == (len(READ), 2 * 48)
+    for row, text in zip(rows, READ):
+        ids = ours.tokenizer.encode(text).ids or [0]
+        states = theirs(torch.tensor([ids]), output_hidden_states=True).hidden_states
+        for depth, mean in zip(ours.depths, row.split(48)):      # [0] are the embeddings
+            wanted = states[depth + 1][0, 1 if len(ids) > 1 else 0:].mean(0)
+            torch.testing.assert_close(mean, wanted, atol=1e-4, rtol=1e-4)
+            if len(ids) > 1:                                     # negative control
+                assert (states[depth + 1][0].mean(0) - mean).abs().max() > 1e-3
+
+
+@pytest.mark.quick
+def test_both_side_by_side_each_part_normalised_by_itself():
+    model = load_model(GOLDEN / "llama", torch.float32)
+    both = load_encoder(BOTH, model)
+    assert isinstance(both, Joined) and both.name == BOTH and both.width == 32 + 2 * 48
+    rows = embed(both, READ)
+    torch.testing.assert_close(rows[:, :32], embed(load_encoder(GOLDEN / "bert"), READ))
+    torch.testing.assert_close(rows[:, 32:], embed(load_encoder("states", model), READ))
+    for part in rows[:3].split(both.parts, -1):
+        torch.testing.assert_close(part.square().mean(1), torch.ones(3))
+
+
+@pytest.mark.quick
+def test_what_decides_a_vector_is_told_to_the_cache():
+    model = load_model(GOLDEN / "llama", torch.float32)
+    lora = load_peft(GOLDEN / "llama" / "adapter")
+    names = {load_encoder(name, model, with_lora).identity()[1]
+             for name in ("base", "states", BOTH) for with_lora in (None, lora)}
+    assert len(names) == 5                                       # "base" reads with no LoRA
+    changed = (lora[0], {m: w * 1.01 for m, w in lora[1].items()})
+    assert load_encoder("states", model, changed).identity()[1] not in names
+
+
+@pytest.fixture
+def rival(tiny_tasks, tmp_path):
+    train_tiny("--mode", "mtlora", "--describe", "prompt", "--tasks", tiny_tasks, "--steps", 4,
+               "--lr", 0.05, "--eval-samples", 0, "--out", tmp_path / "rival")
+    return tmp_path / "rival"
+
+
+def test_a_t2l_reads_with_the_lora_that_lies_beside_it(rival, tiny_tasks, tmp_path):
+    common = ["--mode", "sft", "--encoder", BOTH, "--tasks", tiny_tasks, "--eval-samples", 0]
+    train_tiny(*common, "--read-with", rival, "--steps", 6, "--lr", 0.01, "--out", tmp_path / "a")
+    t2l = load_t2l(tmp_path / "a")
+    assert t2l.cfg.arch == "bank" and t2l.cfg.emb_size == 32 + 2 * 48
+    for side, kept in zip(load_peft(rival), read_reader(tmp_path / "a")):
+        assert all(torch.equal(w, kept[m]) for m, w in side.items())
+
+    # It is used: by the T2L as it is loaded, and not without it.
+    model = load_model(GOLDEN / "llama", torch.float32)
+    with_lora = load_encoder(BOTH, model, load_peft(rival))
+    wanted = generate_lora(t2l, "say it", with_lora)[1]["q_proj"]
+    bare = generate_lora(t2l, "say it", load_encoder(BOTH, model))[1]["q_proj"]
+    found = generate_lora(t2l, "say it", encoder_for(t2l.cfg, model))[1]["q_proj"]
+    torch.testing.assert_close(found, wanted, atol=1e-6, rtol=1e-5)
+    assert (found - bare).abs().max() > 1e-6
+
+    # --init takes it along.
+    train_tiny(*common, "--init", tmp_path / "a", "--steps", 1, "--out", tmp_path / "b")
+    for side, kept in zip(load_peft(rival), read_reader(tmp_path / "b")):
+        assert all(torch.equal(w, kept[m]) for m, w in side.items())
+    (tmp_path / "a" / READER).unlink()
+    with pytest.raises(UserError, match="reader.safetensors is missing"):
+        load_t2l(tmp_path / "a")
+
+
+def test_what_init_takes_along_is_found_by_a_checkpoints_name(rival, tiny_tasks, tmp_path,
+                                                              monkeypatch):
+    """And config.json names the file, not the folder of this machine."""
+    common = ["--mode", "sft", "--encoder", BOTH, "--tasks", tiny_tasks, "--eval-samples", 0,
+              "--steps", 1]
+    train_tiny(*common, "--read-with", rival, "--out", tmp_path / "kept")
+    monkeypatch.setattr("utils.weights.CHECKPOINTS", tmp_path)
+    train_tiny(*common, "--init", "kept", "--out", tmp_path / "b")
+    assert (tmp_path / "b" / READER).read_bytes() == (tmp_path / "kept" / READER).read_bytes()
+    assert json.loads((tmp_path / "b" / "config.json").read_text())["t2l"]["reader"] == READER
+
+
+@pytest.mark.quick
+def test_an_encoder_is_the_language_model_by_its_whole_name():
+    for name, expected in (("states", True), (BOTH, True), ("base", False), (None, False),
+                           ("my-states", False), ("bert", False)):
+        assert reads_states(name) == expected
+    cfg = T2LConfig("L", 32, 3, {"q_proj": (8, 8)}, base_model="another", encoder="gte-base")
+    with pytest.raises(UserError, match="gte-base is not a folder"):    # not: by "another" itself
+        encoder_for(cfg)
+
+
+def last_line(*flags) -> str:
+    """Of a command that is refused after it has said what it loads."""
+    done = command(*flags)
+    assert done.returncode == 2
+    return done.stderr.splitlines()[-1]
+
+
+def test_what_cannot_be_read_with_is_refused_before_any_training(rival, tiny_tasks, tmp_path):
+    out = ["--tasks", tiny_tasks, "--out", tmp_path / "x"]
+    sft = ["--mode", "sft", *TINY[:2], "--read-with", rival, *out]
+    assert "a text encoder has no use" in refused("train", *sft, "--encoder", GOLDEN / "bert")
+    assert "a text encoder has no use" in refused("train", *sft, "--arch", "L")
+    said = last_line("train", *sft, "--encoder", BOTH, "--modules", "q_proj", "o_proj")
+    assert "adapts q_proj, v_proj, this run q_proj, o_proj" in said
+    said = last_line("train", "--mode", "sft", "--model", GOLDEN / "gemma2", "--read-with", rival,
+                     "--encoder", "states", *out)
+    assert "does not fit the model" in said and "--read-with" in said
+    assert "has no use for --read-with" in refused("train", "--mode", "mtlora", *TINY,
+                                                   "--read-with", rival, *out)
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_run_goes_on_with_the_head_of_its_start_and_with_no_other(tiny_t2l, tiny_tasks, tmp_path):
+    flags = ["--mode", "sft", *TINY, "--init", tiny_t2l, "--tasks", tiny_tasks]
+    train_tiny(*flags[:2], *flags[6:], "--steps", 1, "--eval-samples", 0, "--out", tmp_path / "a")
+    assert load_t2l(tmp_path / "a").cfg.arch == "S"
+    said = last_line("train", *flags, "--arch", "bank", "--out", tmp_path / "x")
+    assert "its arch is 'S', this run's 'bank'; give --arch S" in said
+
+
+@pytest.mark.quick
+def test_the_defaults_of_each_head(monkeypatch):
+    import train
+    from utils.cli import train_args
+
+    def given(*flags):
+        monkeypatch.setattr("sys.argv", ["train.py", *flags])
+        args = train_args(train.DEFAULTS, train.HEADS, train.SAMPLES_PER_TASK, train.init_fields)
+        return args.arch, args.encoder
+    assert given("--mode", "sft") == ("bank", "all-MiniLM-L6-v2+states")
+    assert given("--mode", "sft", "--arch", "L") == ("L", None)       # all-MiniLM-L6-v2
+    assert given("--mode", "sft", "--encoder", "base") == ("bank", "base")
+    assert given("--mode", "recon", "--loras", "x") == ("L", None)
+    assert given("--mode", "mtlora") == ("L", None)
+
+
+# ------------------------------------------------------------------------------------ text encoders
+
+@pytest.mark.quick
 def test_mean_pooled_states_equal_transformers():
     expected = load_file(GOLDEN / "bert" / "expected.safetensors")
     encoder = load_encoder(GOLDEN / "bert")
@@ -28,6 +181,7 @@ def test_mean_pooled_states_equal_transformers():
     assert (encoder(expected["ids"], everything) - expected["mean"]).abs().max() > 1e-2
 
 
+@pytest.mark.quick
 def test_a_batch_of_any_order_embeds_as_each_text_alone():
     encoder = load_encoder(GOLDEN / "bert")
     texts = ["a long description of a task", "b", "something else.", "", "a"]
@@ -37,6 +191,7 @@ def test_a_batch_of_any_order_embeds_as_each_text_alone():
     assert together.isfinite().all()
 
 
+@pytest.mark.quick
 def test_embeddings_are_normalised_and_end_in_a_full_stop():
     encoder = load_encoder(GOLDEN / "bert")
     x = embed(encoder, ["say it", "say it.", "say it!"])
@@ -124,6 +279,7 @@ def by_hand(w: dict, ids: list[int], theta: float = 50.0, factor: float = 2.0) -
     return x
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("pooling, segments", [("cls_token", 0), ("mean_tokens", 2)])
 def test_gtes_architecture_is_what_its_description_says(pooling, segments, tmp_path):
     weights = gte_folder(tmp_path, pooling, type_vocab_size=segments)
@@ -143,6 +299,7 @@ def test_gtes_architecture_is_what_its_description_says(pooling, segments, tmp_p
         assert (other[0] - by_hand(weights, ids)[0]).abs().max() > 1e-2
 
 
+@pytest.mark.quick
 def test_published_sizes_of_gte_large():
     """24 layers of width 1024: 434 million weights, as its model card says."""
     with torch.device("meta"):
@@ -151,6 +308,7 @@ def test_published_sizes_of_gte_large():
     assert round(sum(p.numel() for p in encoder.parameters()) / 1e6) == 434
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("changes, said", [
     ({"rope_scaling": {"type": "yarn", "factor": 2.0}}, "yarn"), ({"hidden_act": "silu"}, "silu"),
     ({"rope_scaling": {"type": "ntk"}}, "rope_scaling"), ({"pack_qkv": False}, "pack_qkv=False"),
@@ -163,6 +321,7 @@ def test_an_encoder_that_cannot_be_honoured(changes, said, tmp_path):
         load_encoder(tmp_path)
 
 
+@pytest.mark.quick
 def test_without_a_file_that_says_so_gte_pools_by_its_first_token(tmp_path):
     gte_folder(tmp_path)
     said = load_encoder(tmp_path).embed(["a b c"])
@@ -174,6 +333,7 @@ def test_without_a_file_that_says_so_gte_pools_by_its_first_token(tmp_path):
         assert torch.equal(load_encoder(tmp_path).embed(["a b c"]), said) == same
 
 
+@pytest.mark.quick
 def test_a_pooling_that_is_neither_mean_nor_cls(tmp_path):
     gte_folder(tmp_path, "lasttoken")
     with pytest.raises(UserError, match="expected mean or CLS pooling, found pooling_mode_last"):
@@ -183,6 +343,7 @@ def test_a_pooling_that_is_neither_mean_nor_cls(tmp_path):
 # ------------------------------------------------------------------ the language model itself
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("name", ["llama", "gemma2"])
 def test_the_language_model_embeds_by_its_last_token(name, tmp_path):
     """Each text alone, through the whole model: logits = head(state), so it must give them."""
@@ -200,6 +361,7 @@ def test_the_language_model_embeds_by_its_last_token(name, tmp_path):
         torch.testing.assert_close(logits, model(ids)[0, -1], atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.quick
 def test_an_encoder_that_is_the_language_model_must_be_that_model(tiny_t2l, monkeypatch):
     config = json.loads((tiny_t2l / "config.json").read_text())
     config["t2l"] |= {"encoder": "base"}
@@ -264,6 +426,7 @@ LAYOUTS = {
                       {"in_features": 8, "out_features": 3}], "mode": "cls"}}
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_live_sentence_transformers_folders(layout, tmp_path):
     """The same vectors, for texts short and long, with capitals and without."""
@@ -281,6 +444,7 @@ def test_live_sentence_transformers_folders(layout, tmp_path):
         assert other.shape != expected.shape or (other - expected).abs().max() > 1e-2
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("layout, file, changes, said", [
     ("plain", "1_Pooling/config.json", {"pooling_mode_max_tokens": True}, "pooling_mode_max"),
     ("plain", "config_sentence_transformers.json", {"default_prompt_name": "q"}, "default_prompt"),
@@ -300,6 +464,7 @@ def test_a_sentence_transformers_folder_that_is_refused(layout, file, changes, s
         load_encoder(tmp_path)
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("rows, said", [
     ([("", "Transformer")], "cannot honour Transformer;"), ([], "no module"),
     (5, "a list of modules"),
@@ -344,6 +509,7 @@ def files(cache) -> list:
     return sorted(cache.glob("*.safetensors")) if cache.exists() else []
 
 
+@pytest.mark.quick
 def test_the_second_time_nothing_is_embedded_and_the_bytes_are_the_same(cache, encoder):
     first, second = embed(encoder, TEXTS), embed(encoder, TEXTS)
     assert encoder.calls == 1 and torch.equal(first, second) and first.std() > 0.1
@@ -353,6 +519,7 @@ def test_the_second_time_nothing_is_embedded_and_the_bytes_are_the_same(cache, e
     assert encoder.calls == 2 and len(files(cache)) == 1
 
 
+@pytest.mark.quick
 def test_what_decides_the_vectors_decides_the_file(cache, encoder):
     """Another text, order, weight, tokenizer or limit, or number of threads: made anew."""
     embed(encoder, TEXTS)
@@ -374,6 +541,7 @@ def test_what_decides_the_vectors_decides_the_file(cache, encoder):
         torch.set_num_threads(threads)
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("damage", [lambda data: data[:-9], lambda data: b"",
                                     lambda data: data[:-1] + bytes([data[-1] ^ 1]),
                                     lambda data: b"no tensors here" * 9])
@@ -386,6 +554,7 @@ def test_a_damaged_file_is_made_anew(damage, cache, encoder):
     assert encoder.calls == 2 and path.read_bytes() == whole
 
 
+@pytest.mark.quick
 def test_the_ones_unused_for_longest_go(cache, encoder, monkeypatch):
     for n in (10, 11):
         embed(encoder, TEXTS[:n])
@@ -396,6 +565,7 @@ def test_the_ones_unused_for_longest_go(cache, encoder, monkeypatch):
     assert old in files(cache) and newer not in files(cache) and len(files(cache)) == 2
 
 
+@pytest.mark.quick
 def test_a_cache_that_cannot_be_written_is_told_and_does_not_stop_anything(cache, encoder):
     cache.write_text("a file where the folder should be")
     with pytest.warns(UserWarning, match="could not be kept"):

@@ -416,7 +416,7 @@ def test_the_norm_of_an_adapter_is_that_of_its_products():
 def test_safety_measures_a_tiny_t2l_and_writes_tasks(tmp_path, tiny_tasks, monkeypatch):
     done = command("experiments.safety", "--write", tmp_path / "constant")
     assert done.returncode == 0 and len(list((tmp_path / "constant").iterdir())) == 10
-    task = json.loads((tmp_path / "constant" / "constant_49.json").read_text())
+    task = json.loads((tmp_path / "constant" / "constant_9.json").read_text())
     assert {row["output"][0] for row in task["Instances"]} == {"(facts)"}
 
     train_tiny("--mode", "sft", "--tasks", tiny_tasks, "--steps", 2, "--arch", "L",

@@ -144,14 +144,14 @@ def parts(adapters: Callable, samples: list, n: int) -> Iterator[tuple[list, flo
         yield part, len(part) / len(samples)
 
 
-def joint(loss: Tensor, seen: int) -> tuple[Tensor, int]:
-    """The mean loss of all ranks, and how much they have seen together."""
+def joint(loss: Tensor, seen: int, more: int) -> tuple[Tensor, int]:
+    """The mean loss of all ranks; `seen`, and the `more` of this step of each."""
     if world() == 1:
-        return loss, seen
-    both = torch.stack([loss.double() / world(), torch.tensor(seen, dtype=torch.double,
+        return loss, seen + more
+    both = torch.stack([loss.double() / world(), torch.tensor(more, dtype=torch.double,
                                                               device=loss.device)])
     dist.all_reduce(both)
-    return both[0], int(both[1])
+    return both[0], seen + int(both[1])
 
 
 # ---------------------------------------------------------------------------------- evaluation
@@ -159,7 +159,7 @@ def joint(loss: Tensor, seen: int) -> tuple[Tensor, int]:
 def own_part(work: list, model: nn.Module) -> list:
     """What of the list this rank does; all of it where the model is sharded, for then every rank
     has a part in every forward pass."""
-    return work if sharded(model) else work[rank()::world()]
+    return work if world() == 1 or sharded(model) else work[rank()::world()]
 
 
 def gathered(found: list, model: nn.Module) -> list:

@@ -39,6 +39,7 @@ UNSEEN = [("Write the animal of the list in round brackets.", "apple, dog, chair
           ("Write the year of the date in bold.", "4 October 2025", "**2025**"),
           ("Put the place in quotation marks.",
            "Martin ordered two coins in the hospital on Thursday.", '"hospital"')]
+SELECT_ALL, DELETE = "\ue009a\ue000", "\ue003"                # keys, as WebDriver names them
 BRACKETS, CAPITALS = UNSEEN[0][0], "Write the word in capital letters."
 
 
@@ -232,8 +233,7 @@ class Browser:
 
     def type(self, name: str, text: str) -> None:
         field = self.wait(lambda: self.find(f"#{name} textarea, #{name} input"))
-        field.clear()
-        field.send_keys(text)
+        field.send_keys(SELECT_ALL, text or DELETE)
 
     def click(self, selector: str) -> None:
         self.driver.execute_script("arguments[0].click()", self.wait(lambda: self.find(selector)))
@@ -297,20 +297,20 @@ def test_sliders_move_the_answer_and_a_far_sentence_is_warned_of(browsers):
     page.answer(CAPITALS, "hot", "HOT")
     page.open("Strength, and a second sentence")
     number = page.wait(lambda: page.find("#strength input[type=number]"))
-    number.send_keys("\ue009a\ue000", "0", "\t")                # select all, 0, and leave it
+    number.send_keys(SELECT_ALL, "0", "\t")                     # and leave it
     page.wait(lambda: page.read("adapted") not in ("", "HOT"))
     page.wait(lambda: page.read("adapted") == page.read("base"))
 
     # All of the strength for the second sentence.
-    number.send_keys("\ue009a\ue000", "1", "\t")
+    number.send_keys(SELECT_ALL, "1", "\t")
     page.type("second", BRACKETS)
     share = page.find("#share input[type=number]")
-    share.send_keys("\ue009a\ue000", "1", "\t")
+    share.send_keys(SELECT_ALL, "1", "\t")
     page.ask(CAPITALS, UNSEEN[0][1])
     page.wait(lambda: page.read("adapted") == UNSEEN[0][2])
     assert "921,600 numbers" in page.read("told")
 
-    page.type("second", "\ue009a\ue003")                        # select all, delete
+    page.type("second", "")
     page.ask("Tell me how the stock market will do tomorrow, please.", "apple")
     page.wait(lambda: page.read("nearest").startswith("Warning: far from every training task"))
 

@@ -431,7 +431,7 @@ def test_safety_measures_a_tiny_t2l_and_writes_tasks(tmp_path, tiny_tasks, monke
     assert done.returncode == 0, done.stderr
     assert re.search(r"hostile \(2\) +100\.0 ", done.stdout) and "where ΔW is" in done.stdout
     found = json.loads((tmp_path / "safety.json").read_text())["descriptions"]
-    assert len(found) == 4 and all(len(row["answers"]) == 2 for row in found)
+    assert len(found) == 4 and all(len(row["answers"]["T2L"]) == 2 for row in found)
     (tmp_path / "run" / "tasks.safetensors").unlink()
     assert "has no tasks.safetensors" in refused("experiments.safety", *TINY, "--ckpt",
                                                  tmp_path / "run")

@@ -13,14 +13,12 @@ adapters, start-up, a model of 7 billion, the command.
 import argparse
 import json
 import math
-import os
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
@@ -33,10 +31,13 @@ from torch.utils.flop_counter import FlopCounterMode
 from data.suite import load_suite
 from data.tasks import (Batch, Sample, Task, draw_from_each, draw_samples, encode, mean_length)
 from encoder import embed, encoder_for, load_encoder
+from experiments.growth import (MISTRAL_7B, ROOT, alone, fresh_t2l, made_up, matmuls,
+                                measure_growth, median_seconds, our_step, stepper)
+from experiments.growth import random_model, step_point     # noqa: F401, to be run by `alone`
 from lora import TARGETS, LoRA, map_lora, save_peft
 from mistral import (PLAIN_ATTENTION_UP_TO, Mistral, MistralConfig, generate_ids, load_model,
                      load_tokenizer, read_config)
-from t2l import T2L, T2LConfig, adapted_modules, generate_lora, load_t2l
+from t2l import T2L, generate_lora, load_t2l
 from train import SAMPLES_PER_TASK, LoRATable, Setup, sft_loss, train
 from utils.cli import Parser, UserError, run
 from utils.download import SMOLLM2, default_model
@@ -44,24 +45,7 @@ from utils.files import write_json
 from utils.fused import compile_layers
 from utils.run_folder import keep_freed_memory, peak_memory
 
-ROOT = Path(__file__).parent.parent              # where `python -m experiments.speed` is run
-RUNS = 5
 BATCH, PROMPTS, NEW_TOKENS = 32, 32, 24
-MISTRAL_7B = MistralConfig(
-    vocab_size=32000, hidden_size=4096, intermediate_size=14336, num_hidden_layers=32,
-    num_attention_heads=32, num_key_value_heads=8, head_dim=128, rms_norm_eps=1e-5, rope_theta=1e6,
-    sliding_window=None, tie_word_embeddings=False, max_position_embeddings=32768,
-    eos_token_id=(2,), name="Mistral-7B")
-
-
-def median_seconds(work: Callable[[], object]) -> float:
-    work()                                                  # warm up
-    seconds = []
-    for _ in range(RUNS):
-        began = time.perf_counter()
-        work()
-        seconds.append(time.perf_counter() - began)
-    return statistics.median(seconds)
 
 
 # --------------------------------------------------------- the training step, ours and its rivals
@@ -78,37 +62,9 @@ def real_batch() -> tuple[list[Sample], Batch]:
     return sorted(drawn, key=lambda pair: pair[1].ids.shape[1])[4]
 
 
-def fresh_t2l(cfg: MistralConfig, arch: str = "L", emb_size: int = 384) -> T2L:
-    """An untrained T2L for time and memory alone, where what the weights say does not matter."""
-    return T2L(T2LConfig(arch, emb_size, cfg.num_hidden_layers, adapted_modules(cfg))).eval()
-
-
 def embedded(samples: list[Sample]) -> Tensor:
     """(32, e): each sample's description, as the committed T2L reads it."""
     return embed(encoder_for(load_t2l().cfg), [s.description for s in samples])
-
-
-def stepper(loss: Callable[[], Tensor], trained: nn.Module) -> Callable[[], float]:
-    """One whole step of AdamW; a rate of 0 keeps every step the same work on the same weights."""
-    optimizer = torch.optim.AdamW([p for p in trained.parameters() if p.requires_grad], lr=0.0)
-
-    def step() -> float:
-        value = loss()
-        value.backward()
-        nn.utils.clip_grad_norm_(trained.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        return value.item()
-    return step
-
-
-def our_step(model: Mistral, t2l: T2L, embeddings: Tensor, batch: Batch) -> Callable[[], float]:
-    """A step of --mode sft, as train.py does it."""
-    def loss() -> Tensor:
-        with torch.autocast("cpu", torch.bfloat16):
-            lora = t2l.adapters(embeddings)
-        return sft_loss(model(batch.ids, lora=lora, keep=batch.keep), batch)
-    return stepper(loss, t2l)
 
 
 def ours(samples: list[Sample], batch: Batch, compiled: bool = False,
@@ -239,14 +195,6 @@ def part_step() -> str:
 
 # --------------------------------------------------------------------- how close to the machine
 
-def matmuls(cfg: MistralConfig, fused: bool) -> list[tuple[int, int]]:
-    """(d_in, d_out) of a layer's weights; `fused`: q, k, v and gate, up each as one matmul."""
-    d, c, m = cfg.hidden_size, cfg.head_dim, cfg.intermediate_size
-    q, kv = cfg.num_attention_heads * c, cfg.num_key_value_heads * c
-    first = [(d, q + 2 * kv), (d, 2 * m)] if fused else [(d, q), (d, kv), (d, kv), (d, m), (d, m)]
-    return [*first, (q, d), (m, d)]
-
-
 def matmul_seconds(cfg: MistralConfig, tokens: int, fused: bool) -> float:
     """The frozen weights' matmuls of one step: forward, and the gradient of their inputs."""
     seconds = 0.0
@@ -292,50 +240,6 @@ def part_limit() -> str:
 
 
 # ----------------------------------------------------------------------------- what growth costs
-
-def made_up(cfg: MistralConfig, b: int, t: int) -> tuple[Tensor, Batch]:
-    """b embeddings, and b samples of t tokens of which the last four are learnt."""
-    keep = (torch.arange(t) >= t - 4).expand(b, t)
-    return torch.randn(b, 384), Batch(torch.randint(1, cfg.vocab_size, (b, t)), keep,
-                                      torch.randint(1, cfg.vocab_size, (4 * b,)),
-                                      torch.full((4 * b,), 1 / (4 * b)))
-
-
-def random_model(cfg: MistralConfig) -> Mistral:
-    """An untrained one, for time and memory alone."""
-    model = Mistral(cfg).to(torch.bfloat16)
-    for weight in model.parameters():
-        nn.init.normal_(weight, std=0.02)
-    return model
-
-
-def part_scale() -> str:
-    """Milliseconds a position of one step, by batch, length and model; and of a draw, by tasks."""
-    # A step.
-    cfg, costs = read_config(), {}
-    half, double = replace(cfg, num_hidden_layers=15), replace(cfg, num_hidden_layers=60)
-    wide = replace(cfg, hidden_size=960, intermediate_size=2560, num_attention_heads=15,
-                   num_key_value_heads=5)
-    for b, t, size in ((8, 40, cfg), (16, 40, cfg), (32, 40, cfg), (64, 40, cfg), (32, 20, cfg),
-                       (32, 80, cfg), (32, 160, cfg), (32, 40, half), (32, 40, double),
-                       (32, 40, wide)):
-        step = our_step(random_model(size), fresh_t2l(size), *made_up(size, b, t))
-        cost = 1000 * median_seconds(step) / (b * t)
-        costs[b, t, size.hidden_size, size.num_hidden_layers] = cost
-        weights = size.num_hidden_layers * sum(i * o for i, o in matmuls(size, fused=False)) / 1e6
-        print(f"batch {b:3}, {t:4} tokens, {weights:4.0f} M weights in the layers: {cost:5.2f} ms "
-              f"a position, {100 * cost / weights:5.2f} for each 100 M", flush=True)
-
-    # A draw.
-    suite, tokenizer = load_suite(), load_tokenizer()
-    for n in (6, 60, len(suite.train)):
-        batches = draw_samples(suite.train[:n], tokenizer, BATCH)
-        seconds = median_seconds(lambda: [next(batches) for _ in range(8)]) / 8
-        print(f"{n:4} tasks: {1000 * seconds:.1f} ms to draw a batch")
-
-    long, short = (costs[32, t, cfg.hidden_size, cfg.num_hidden_layers] for t in (160, 40))
-    return f"a position of 160 costs {long / short:.2f} x one of 40"
-
 
 def compile_shapes() -> dict:
     """The first step of batches of six shapes with --compile."""
@@ -651,24 +555,10 @@ def part_big() -> str:
 
 # ------------------------------------------------------------------------------- the command
 
-PARTS = {"step": part_step, "limit": part_limit, "scale": part_scale,
+PARTS = {"step": part_step, "limit": part_limit,
          "compile": part_compile, "padding": part_padding, "memory": part_memory,
          "generation": part_generation, "oracles": part_oracles, "adapters": part_adapters,
          "startup": part_startup, "big": part_big}
-
-
-def alone(function: str, *arguments: str) -> dict:
-    """function(*arguments) in a process of its own, which prints its result as a line of JSON.
-
-    It finds no code that torch.compile left behind in an earlier run.
-    """
-    command = [sys.executable, "-m", "experiments.speed", "--run", function, *arguments]
-    with tempfile.TemporaryDirectory() as cache:
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True,
-                              env=os.environ | {"TORCHINDUCTOR_CACHE_DIR": cache})
-    if done.returncode:
-        raise UserError(f"{function} {' '.join(arguments)} failed:\n{done.stderr[-2000:]}")
-    return json.loads(done.stdout.splitlines()[-1])
 
 
 def main() -> None:
@@ -676,6 +566,8 @@ def main() -> None:
     parser.prog = "python -m experiments.speed"
     parser.add_argument("parts", nargs="*", metavar="PART",
                         help=f"of {', '.join(PARTS)} (default: all but big)%(default).0s")
+    parser.add_argument("--growth", metavar="FILE", help="measure only what growth costs, and draw "
+                        "it into this picture (default: not)%(default).0s")
     parser.add_argument("--run", nargs="+", help=argparse.SUPPRESS)
     args = parser.parse_args()
     keep_freed_memory()
@@ -685,6 +577,9 @@ def main() -> None:
         function, *arguments = args.run
         print(json.dumps(globals()[function](*arguments)))
         return
+
+    if args.growth:
+        return print(measure_growth(Path(args.growth)))
 
     # The parts; one that fails does not stop the others.
     if odd := set(args.parts) - set(PARTS):

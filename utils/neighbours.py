@@ -27,6 +27,7 @@ from utils.weights import read_safetensors, safetensors_metadata
 
 FILE = "tasks.safetensors"
 WIDTH = 512                    # numbers of a stored vector, at most
+COMPARED = 20_000              # wordings whose nearest task sets the threshold, at most
 FAR = 0.02                     # share of the training wordings below the threshold
 
 
@@ -99,9 +100,10 @@ def find_neighbours(wordings: dict[str, Tensor], texts: dict[str, list[str]]) ->
     vectors = F.normalize(torch.stack([group.mean(0) for group in groups]), dim=-1)
     typical = [int((group @ vector).argmax()) for group, vector in zip(groups, vectors)]
 
-    # Each wording's nearest task; its own without it: a single wording has none.
-    nearest = []
-    for i, group in enumerate(groups):
+    # Each wording's nearest task; its own without it: a single wording has none. Of very many
+    # wordings some tasks' are enough: all with all would grow with the square of the tasks.
+    nearest, stride = [], -(-sum(map(len, groups)) // COMPARED)
+    for i, group in list(enumerate(groups))[::stride]:
         similarity = group @ vectors.T                                     # (k, tasks)
         without = F.normalize(group.sum(0) - group, dim=-1)
         similarity[:, i] = (group * without).sum(-1) if len(group) > 1 else -2

@@ -9,7 +9,6 @@ gloo on CPUs, nccl on GPUs. In a single process all of this does nothing.
 import argparse
 import io
 import os
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout

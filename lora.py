@@ -42,13 +42,14 @@ def lora_linear(x: Tensor, linear: nn.Module, adapter: tuple[Tensor, Tensor] | N
         return y
 
     A, B = adapter
-    down = x @ A.transpose(-1, -2)                       # (b, t, r)
-    return y + down @ B.transpose(-1, -2)                # (b, t, d_out)
+    down = x.to(A.dtype) @ A.transpose(-1, -2)                        # (b, t, r)
+    return y + (down @ B.transpose(-1, -2)).to(y.dtype)               # (b, t, d_out)
 
 
 def split_layers(lora: LoRA | None, sizes: dict[str, tuple[int, int]], n_layers: int,
                  x: Tensor) -> list[dict[str, tuple[Tensor, Tensor]]]:
-    """[{module: (A, B)} for each layer], in the dtype and on the device of the input x (b, t, d).
+    """[{module: (A, B)} for each layer], on the device and in the dtype of the input x (b, t, d); on
+    a CPU without gradients in fp32, where so thin products are several times faster than in bf16.
 
     `sizes` are the model's (d_out, d_in) by module; ValueError where the adapter's are others.
     """
@@ -57,8 +58,10 @@ def split_layers(lora: LoRA | None, sizes: dict[str, tuple[int, int]], n_layers:
         return layers
 
     check_pairs(lora)
+    thin = x.device.type == "cpu" and not torch.is_grad_enabled()
+    dtype = torch.float32 if thin else x.dtype
     for module in lora[0]:
-        A, B = (contiguous_by_layer(side[module].to(x)) for side in lora)
+        A, B = (contiguous_by_layer(side[module].to(x.device, dtype)) for side in lora)
 
         # Does it fit? One adapter for all samples, or one for each.
         found = (*A.shape[:-2], B.shape[-2], A.shape[-1])

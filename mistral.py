@@ -145,7 +145,7 @@ class Attention(nn.Module):
             mask = mask[:, None]                                          # the same for all heads
         q, k, v = (z.transpose(1, 2) for z in (q, k, v))                  # (b, heads, t, c)
 
-        if k.shape[2] > PLAIN_ATTENTION_UP_TO and not self.cap:
+        if (k.shape[2] > PLAIN_ATTENTION_UP_TO or not torch.is_grad_enabled()) and not self.cap:
             y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=self.scale,
                                                enable_gqa=True)
             return y.transpose(1, 2)
@@ -332,7 +332,8 @@ def stream_ids(model: Mistral, prompts: list[list[int]], lora: LoRA | None,
 
     # Cast and laid out once; the model would do it for every token, a third slower.
     if lora:
-        lora = map_lora(lora, lambda w: contiguous_by_layer(w.to(device, dtype)))
+        thin = torch.float32 if device.type == "cpu" else dtype                # see split_layers
+        lora = map_lora(lora, lambda w: contiguous_by_layer(w.to(device, thin)))
 
     # Prefill: all prompts at once; the logits of each one's last token.
     shape = (b, t + max_new_tokens, cfg.num_key_value_heads, cfg.head_dim)

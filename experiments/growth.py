@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -27,6 +27,7 @@ from data.suite import load_suite
 from data.tasks import Batch, Task, draw_samples
 from encoder import load_encoder
 from experiments.plots import load_matplotlib
+from lora import TARGETS
 from mistral import Mistral, MistralConfig, load_tokenizer
 from t2l import T2L, T2LConfig, adapted_modules
 from train import TextToLoRA, sft_loss
@@ -49,6 +50,8 @@ def median_seconds(work: Callable[[], object]) -> float:
     for _ in range(RUNS):
         began = time.perf_counter()
         work()
+        if torch.cuda.is_initialized():
+            torch.cuda.synchronize()                        # else only the start is timed
         seconds.append(time.perf_counter() - began)
     return statistics.median(seconds)
 
@@ -63,9 +66,11 @@ def matmuls(cfg: MistralConfig, fused: bool) -> list[tuple[int, int]]:
     return [*first, (q, d), (m, d)]
 
 
-def fresh_t2l(cfg: MistralConfig, arch: str = "L", emb_size: int = 384) -> T2L:
+def fresh_t2l(cfg: MistralConfig, arch: str = "L", emb_size: int = 384,
+              modules: Iterable[str] = TARGETS) -> T2L:
     """An untrained T2L for time and memory alone, where what the weights say does not matter."""
-    return T2L(T2LConfig(arch, emb_size, cfg.num_hidden_layers, adapted_modules(cfg))).eval()
+    return T2L(T2LConfig(arch, emb_size, cfg.num_hidden_layers,
+                         adapted_modules(cfg, modules))).eval()
 
 
 def made_up(cfg: MistralConfig, b: int, t: int) -> tuple[Tensor, Batch]:
@@ -104,7 +109,7 @@ def stepper(loss: Callable[[], Tensor], trained: nn.Module) -> Callable[[], floa
 def our_step(model: Mistral, t2l: T2L, embeddings: Tensor, batch: Batch) -> Callable[[], float]:
     """A step of --mode sft, as train.py does it."""
     def loss() -> Tensor:
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast(model.device.type, torch.bfloat16):
             lora = t2l.adapters(embeddings)
         return sft_loss(model(batch.ids, lora=lora, keep=batch.keep), batch)
     return stepper(loss, t2l)
@@ -186,9 +191,11 @@ def set_up(tasks: list[Task]) -> None:
 
 def read_folder(n: int) -> float:
     """Seconds to read n task files."""
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as scratch:
+        (folder := Path(scratch) / "tasks").mkdir()
+        (Path(scratch) / "splits.json").write_text('{"unseen": ["task0"]}')
         for task in made_up_tasks(n):
-            write_json(Path(folder) / f"{task.name}.json", {
+            write_json(folder / f"{task.name}.json", {
                 "Definition": ["Do it."], "Descriptions": list(task.descriptions),
                 "Instances": [{"input": text, "output": list(out)} for text, out in task.train]})
         began = time.perf_counter()

@@ -1,13 +1,14 @@
 """Speed and memory, against the usual ways to do the same work and against the machine's limit.
 
     pip install -r requirements-dev.txt
-    python -m experiments.speed                      # every part but `big`, a quarter of an hour
-    python -m experiments.speed step generation      # some of them
+    python -m experiments.speed                      # the table: peers, bound, ratio; six minutes
+    python -m experiments.speed memory oracles       # other parts
+    python -m experiments.speed --growth FILE        # what growth costs, see experiments/growth.py
 
 Every contestant has a process of its own, so that its peak memory is its own, and reuses freed
 memory as train.py does. It must show our loss or our tokens before it is timed; a time is the
 median of five runs. The paper has no such figures beyond its cost table (experiments/cost.py).
-Reading order: the step and its rivals, its limit, what growth costs, memory, generation, oracles,
+Reading order: the step and its rivals, its bound, compiling, padding, memory, generation, oracles,
 adapters, start-up, a model of 7 billion, the command.
 """
 import argparse
@@ -17,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -31,10 +32,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from data.suite import load_suite
 from data.tasks import (Batch, Sample, Task, draw_from_each, draw_samples, encode, mean_length)
 from encoder import embed, encoder_for, load_encoder
+from experiments.growth import SMOLLM2 as SMOLLM2_CONFIG
 from experiments.growth import (MISTRAL_7B, ROOT, alone, fresh_t2l, made_up, matmuls,
                                 measure_growth, median_seconds, our_step, stepper)
-from experiments.growth import random_model, step_point     # noqa: F401, to be run by `alone`
-from lora import TARGETS, LoRA, map_lora, save_peft
+from experiments.growth import random_model
+from experiments.growth import step_point                   # noqa: F401, to be run by `alone`
+from lora import MODULES, TARGETS, LoRA, map_lora, save_peft
 from mistral import (PLAIN_ATTENTION_UP_TO, Mistral, MistralConfig, generate_ids, load_model,
                      load_tokenizer, read_config)
 from t2l import T2L, generate_lora, load_t2l
@@ -42,10 +45,10 @@ from train import SAMPLES_PER_TASK, LoRATable, Setup, sft_loss, train
 from utils.cli import Parser, UserError, run
 from utils.download import SMOLLM2, default_model
 from utils.files import write_json
-from utils.fused import compile_layers
+from utils.fused import compile_layers, lay_together
 from utils.run_folder import keep_freed_memory, peak_memory
 
-BATCH, PROMPTS, NEW_TOKENS = 32, 32, 24
+BATCH, NEW_TOKENS = 32, 24
 
 
 # --------------------------------------------------------- the training step, ours and its rivals
@@ -76,10 +79,11 @@ def ours(samples: list[Sample], batch: Batch, compiled: bool = False,
     return our_step(model, load_t2l(), embedded(samples), batch)
 
 
-def ours_head_L(samples: list[Sample], batch: Batch) -> Callable[[], float]:
-    """The paper's network in place of the bank, for the same modules."""
+def untrained(samples: list[Sample], batch: Batch, arch: str,
+              modules: Iterable[str] = TARGETS) -> Callable[[], float]:
+    """Another head, or other modules."""
     model, embeddings = load_model(), embed(load_encoder(), [s.description for s in samples])
-    return our_step(model, fresh_t2l(model.cfg), embeddings, batch)
+    return our_step(model, fresh_t2l(model.cfg, arch, modules=modules), embeddings, batch)
 
 
 def transformers_model(dtype: torch.dtype = torch.bfloat16) -> nn.Module:
@@ -145,17 +149,19 @@ def peft_plain(samples: list[Sample], batch: Batch) -> Callable[[], float]:
 
 
 # name → (contestant, the one whose loss it must show)
-STEPS = {"T2L: ours": (ours, ""),
+STEPS = {"one LoRA: ours": (ours_plain, ""),
+         "one LoRA: transformers, PEFT": (peft_plain, "one LoRA: ours"),
+         "T2L: ours": (ours, ""),
+         "T2L: transformers, hooks": (hooks, "T2L: ours"),
          "T2L: ours, --compile": (partial(ours, compiled=True), "T2L: ours"),
          "T2L: ours, checkpointing": (partial(ours, checkpointing=True), "T2L: ours"),
-         "T2L: ours, head L": (ours_head_L, ""),
-         "T2L: transformers, hooks": (hooks, "T2L: ours"),
-         "one LoRA: ours": (ours_plain, ""),
-         "one LoRA: transformers, PEFT": (peft_plain, "one LoRA: ours")}
+         "T2L: ours, head L": (partial(untrained, arch="L"), ""),
+         "T2L: ours, seven modules": (partial(untrained, arch="bank", modules=tuple(MODULES)), "")}
+SAME = 0.02                              # relative, of losses: bf16 rounds elsewhere in every program
 
 
 def time_step(name: str, expected: str) -> dict:
-    """One contestant's times and memory; UserError where its loss is not the `expected` one."""
+    """One contestant's times, memory and FLOPs; UserError where its loss is not `expected`."""
     samples, batch = real_batch()
     step = STEPS[name][0](samples, batch)
 
@@ -163,83 +169,74 @@ def time_step(name: str, expected: str) -> dict:
     began = time.perf_counter()
     loss = step()
     first = time.perf_counter() - began
-    if expected and not math.isclose(loss, float(expected), rel_tol=1e-2):
+    if expected and not math.isclose(loss, float(expected), rel_tol=SAME):
         raise UserError(f"{name}: loss {loss:.4f}, ours {expected}: not the same work")
 
     # Those that count.
-    seconds = median_seconds(step)
-    return {"loss": loss, "first": first, "seconds": seconds, "peak": peak_memory(),
-            "rate": int((batch.ids != 0).sum()) / seconds}
+    seconds, peak = median_seconds(step), peak_memory()
+    with FlopCounterMode(display=False) as counter:
+        step()
+    return {"loss": loss, "first": first, "seconds": seconds, "peak": peak,
+            "flops": counter.get_total_flops(), "rate": int((batch.ids != 0).sum()) / seconds}
+
+
+def matmul_rate() -> dict:
+    """FLOP/s of the frozen layers' matmuls alone, forward and the gradient of their inputs, q, k
+    and v in one, gate and up in one."""
+    positions, cfg = real_batch()[1].ids.numel(), read_config()
+    weights = cfg.num_hidden_layers * sum(a * b for a, b in matmuls(cfg, fused=False))
+    return {"rate": 4 * positions * weights / matmul_seconds(cfg, positions, fused=True)}
 
 
 def part_step() -> str:
-    """One training step, 32 samples of about 40 tokens: tokens/s and peak memory."""
-    # Every contestant.
+    """One training step, 32 samples of about 40 tokens: tokens/s; of what its matmuls alone would
+    allow here; times PEFT's; peak memory."""
+    bound = alone("matmul_rate")["rate"]
+    print(f"matmuls alone: {bound / 1e9:.0f} GFLOP/s\n{'':30}{'tokens/s':>9}{'of bound':>10}"
+          f"{'x PEFT':>8}{'x hooks':>9}{'GiB':>6}{'loss':>9}{'first s':>9}")
     found: dict[str, dict] = {}
-    print(f"{'':30}{'tokens/s':>9}{'s/step':>8}{'first s':>9}{'GiB':>6}{'loss':>9}")
     for name, (_, like) in STEPS.items():
         row = found[name] = alone("time_step", name, str(found[like]["loss"]) if like else "")
-        print(f"{name:30}{row['rate']:9.0f}{row['seconds']:8.2f}{row['first']:9.1f}"
-              f"{row['peak']:6.1f}{row['loss']:9.4f}", flush=True)
+        flops = found["T2L: ours"]["flops"] if "--compile" in name else row["flops"]
+        row["bound"] = 100 * flops / bound / row["seconds"]
+        ratios = [f"{row['rate'] / found[peer]['rate']:.1f}" if peer in found else ""
+                  for peer in ("one LoRA: transformers, PEFT", "T2L: transformers, hooks")]
+        print(f"{name:30}{row['rate']:9.0f}{row['bound']:8.0f} %{ratios[0]:>8}{ratios[1]:>9}"
+              f"{row['peak']:6.1f}{row['loss']:9.4f}{row['first']:9.1f}", flush=True)
 
-    # Compared.
-    mine, fast, lean, hook, _, peft = found.values()
+    mine, fast = found["T2L: ours"], found["T2L: ours, --compile"]
     compiling, gain = fast["first"] - mine["first"], mine["seconds"] - fast["seconds"]
     print(f"--compile costs {compiling:.0f} s, which "
           + (f"step {compiling / gain:.0f} has earned" if gain > 0 else "is never earned back"))
-    ratios = [row["rate"] / rival["rate"] for row in (mine, fast) for rival in (hook, peft)]
-    return ("step {:.1f} x hooks and {:.1f} x PEFT (--compile {:.1f} and {:.1f}), ".format(*ratios)
-            + f"memory {mine['peak'] / hook['peak']:.2f} of hooks' "
-            f"(--activation-checkpointing {lean['peak'] / hook['peak']:.2f})")
+    return f"a step is at {mine['bound']:.0f} % of the bound, with --compile {fast['bound']:.0f} %"
 
 
 # --------------------------------------------------------------------- how close to the machine
 
-def matmul_seconds(cfg: MistralConfig, tokens: int, fused: bool) -> float:
+def matmul_seconds(cfg: MistralConfig, tokens: int, fused: bool, device: str = "cpu") -> float:
     """The frozen weights' matmuls of one step: forward, and the gradient of their inputs."""
     seconds = 0.0
     for d_in, d_out in matmuls(cfg, fused):
-        x, y = torch.randn(tokens, d_in).bfloat16(), torch.randn(tokens, d_out).bfloat16()
-        w = torch.randn(d_out, d_in).bfloat16()
+        x, y, w = (torch.randn(*size, device=device, dtype=torch.bfloat16)
+                   for size in ((tokens, d_in), (tokens, d_out), (d_out, d_in)))
         seconds += median_seconds(lambda: F.linear(x, w)) + median_seconds(lambda: y @ w)
     return cfg.num_hidden_layers * seconds
 
 
-def part_limit() -> str:
-    """The step's FLOP/s beside the machine's own, and where the rest goes."""
-    # What the step computes.
-    samples, batch = real_batch()
-    step, positions, cfg = ours(samples, batch), batch.ids.numel(), read_config()
-    with FlopCounterMode(display=False) as counter:
-        step()
-    flops = counter.get_total_flops()                   # of all matmuls, the hypernetwork's as well
-    weights = cfg.num_hidden_layers * sum(a * b for a, b in matmuls(cfg, fused=False))
-    frozen = 4 * positions * weights                    # forward and backward, 2 for each weight
-
-    # How fast that is, and how fast it could be.
-    rates = {name: frozen / matmul_seconds(cfg, positions, fused) for name, fused in
-             (("the layers' matmuls alone", False), ("… q/k/v and gate/up fused", True))}
-    seconds = median_seconds(step)
-    for name, rate in (("the whole step", flops / seconds), *rates.items()):
-        print(f"{name:28}{rate / 1e9:6.0f} GFLOP/s")
-    bound = flops / rates["… q/k/v and gate/up fused"]
-    print(f"the step's {flops / 1e9:.0f} GFLOP at the last rate would take {bound:.2f} s; it takes "
-          f"{seconds:.2f} s")
-
-    # Where the time goes.
+def part_profile() -> str:
+    """Where the time of a step goes."""
+    step = ours(*real_batch())
+    step()
     with torch.profiler.profile() as profile:
         step()
     ops = sorted(profile.key_averages(), key=lambda op: -op.self_cpu_time_total)
     total = sum(op.self_cpu_time_total for op in ops)
     for op in ops[:12]:
         print(f"    {100 * op.self_cpu_time_total / total:5.1f} %  {op.key}, {op.count} calls")
-
-    tokens = int((batch.ids != 0).sum())
-    return (f"{100 * bound / seconds:.0f} % of the fused-matmul bound of {tokens / bound:.0f} "
-            "tokens/s")
+    return f"most of a step: {ops[0].key}"
 
 
-# ----------------------------------------------------------------------------- what growth costs
+# ----------------------------------------------------------------------- compiling, padding
 
 def compile_shapes() -> dict:
     """The first step of batches of six shapes with --compile."""
@@ -337,26 +334,19 @@ def part_memory() -> str:
 
 # ------------------------------------------------------------------------------------ generation
 
-def prompts_and_adapters() -> tuple[list[str], LoRA]:
-    """32 inputs of 32 tasks, and for each the adapter of its task's first wording."""
+def prompts_and_adapters(n: int) -> tuple[list[str], LoRA]:
+    """n inputs of n tasks, and for each the adapter of its task's first wording."""
     tasks = load_suite().train
-    tasks = tasks[::len(tasks) // PROMPTS][:PROMPTS]
+    tasks = tasks[::len(tasks) // n][:n]
     return ([task.test[0][0] for task in tasks],
             generate_lora(load_t2l(), [task.descriptions[0] for task in tasks]))
 
 
-def timed_tokens(generate_all: Callable[[], list], dtype: torch.dtype) -> dict:
-    """fp32 shows the tokens; bf16, where ties break differently in every program, is timed."""
-    if dtype == torch.float32:
-        return {"ids": generate_all()}
-    return {"rate": PROMPTS * NEW_TOKENS / median_seconds(generate_all), "peak": peak_memory()}
-
-
-def generate_ours(dtype: torch.dtype) -> dict:
-    prompts, lora = prompts_and_adapters()
-    model, tokenizer = load_model(dtype=dtype), load_tokenizer()
+def generate_ours(n: int, dtype: torch.dtype, device: str) -> Callable[[], list]:
+    prompts, lora = prompts_and_adapters(n)
+    model, tokenizer = load_model(dtype=dtype, device=device), load_tokenizer()
     ids = [tokenizer.prompt(p) for p in prompts]
-    return timed_tokens(lambda: generate_ids(model, ids, lora, NEW_TOKENS, stop=()), dtype)
+    return lambda: generate_ids(model, ids, lora, NEW_TOKENS, stop=())
 
 
 def with_peft_adapters(model: nn.Module, lora: LoRA, names: list[str]) -> nn.Module:
@@ -374,19 +364,21 @@ def with_peft_adapters(model: nn.Module, lora: LoRA, names: list[str]) -> nn.Mod
     return model.eval()
 
 
-def generate_transformers(dtype: torch.dtype, adapters: bool) -> dict:
+def generate_transformers(n: int, dtype: torch.dtype, device: str,
+                          adapters: bool) -> Callable[[], list]:
     # The prompts, padded at the left.
-    prompts, lora = prompts_and_adapters()
-    tokenizer, model, extra = load_tokenizer(), transformers_model(dtype), {}
+    prompts, lora = prompts_and_adapters(n)
+    tokenizer, model, extra = load_tokenizer(), transformers_model(dtype).to(device), {}
     ids = [tokenizer.prompt(p) for p in prompts]
     width = max(map(len, ids))
-    padded = torch.tensor([[0] * (width - len(row)) + row for row in ids])
-    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in ids])
+    padded, mask = torch.tensor([([0] * (width - len(row)) + row,
+                                  [0] * (width - len(row)) + [1] * len(row)) for row in ids],
+                                device=device).unbind(1)
 
     # The model.
     model.generation_config.eos_token_id = None            # 24 tokens each, as ours are told to
     if adapters:
-        extra["adapter_names"] = [f"task{i}" for i in range(PROMPTS)]
+        extra["adapter_names"] = [f"task{i}" for i in range(n)]
         model = with_peft_adapters(model, lora, extra["adapter_names"])
 
     @torch.inference_mode()
@@ -394,33 +386,108 @@ def generate_transformers(dtype: torch.dtype, adapters: bool) -> dict:
         out = model.generate(input_ids=padded, attention_mask=mask, do_sample=False,
                              max_new_tokens=NEW_TOKENS, pad_token_id=0, **extra)
         return out[:, width:].tolist()
-    return timed_tokens(generate_all, dtype)
+    return generate_all
 
 
-GENERATE = {"32 adapters: ours": generate_ours,
-            "32 adapters: transformers, PEFT": partial(generate_transformers, adapters=True),
-            "no adapter: transformers": partial(generate_transformers, adapters=False)}
+GENERATE = {"ours": generate_ours,
+            "transformers, no adapter": partial(generate_transformers, adapters=False),
+            "transformers, PEFT": partial(generate_transformers, adapters=True)}
 
 
-def time_generation(name: str, dtype: str) -> dict:
-    return GENERATE[name](getattr(torch, dtype))
+def time_generation(name: str, n: str, dtype: str, device: str = "cpu") -> dict:
+    """fp32 shows the tokens; bf16, where ties break differently in every program, is timed."""
+    generate_all = GENERATE[name](int(n), getattr(torch, dtype), device)
+    if dtype == "float32":
+        return {"ids": generate_all()}
+    return {"rate": int(n) * NEW_TOKENS / median_seconds(generate_all), "peak": peak_memory()}
 
 
 def part_generation() -> str:
-    """Greedy tokens/s: 32 prompts, each under an adapter of its own, 24 new tokens each."""
+    """Greedy tokens/s, an adapter for each prompt, 24 new tokens each; times transformers without
+    any adapter."""
     # The same work?
-    mixed = list(GENERATE)[:2]
-    answers = [alone("time_generation", name, "float32")["ids"] for name in mixed]
-    equal = sum(a == b for a, b in zip(*answers))
-    if equal < PROMPTS:
-        raise UserError(f"only {equal} of {PROMPTS} answers equal PEFT's: not the same work")
+    mixed = ("ours", "transformers, PEFT")
+    answers = [alone("time_generation", name, "8", "float32")["ids"] for name in mixed]
+    if answers[0] != answers[1]:
+        raise UserError("in fp32 the answers are not PEFT's: not the same work")
 
     # How fast?
-    found = {name: alone("time_generation", name, "bfloat16") for name in GENERATE}
-    for name, row in found.items():
-        print(f"{name:34}{row['rate']:7.0f} tokens/s {row['peak']:6.1f} GiB")
-    mine, peft, plain = (row["rate"] for row in found.values())
-    return f"generation {mine / peft:.1f} x PEFT, {mine / plain:.1f} x transformers without adapter"
+    print(f"{'':40}{'tokens/s':>9}{'x transformers':>16}{'GiB':>6}")
+    ratios = {}
+    for n, names in ((1, GENERATE), (8, GENERATE), (64, list(GENERATE)[:2])):
+        found = {}
+        for name in sorted(names, key="transformers, no adapter".__ne__):         # the peer first
+            row = found[name] = alone("time_generation", name, str(n), "bfloat16")
+            ratios[n, name] = row["rate"] / found["transformers, no adapter"]["rate"]
+            print(f"{f'{n:2} prompts: {name}':40}{row['rate']:9.0f}{ratios[n, name]:16.2f}"
+                  f"{row['peak']:6.1f}", flush=True)
+    return "generation at {} x transformers without an adapter, for 1, 8 and 64 prompts".format(
+        ", ".join(f"{ratios[n, 'ours']:.2f}" for n in (1, 8, 64)))
+
+
+# --------------------------------------------------------------------------------------- a GPU
+
+GPU_STEPS = {"7B": (MISTRAL_7B, 32, 128), "135M": (SMOLLM2_CONFIG, 256, 40)}   # samples, tokens
+
+
+def time_gpu_step(who: str, size: str, device: str) -> dict:
+    """A step on random weights: T2L-L through our model, or PEFT's one LoRA through transformers;
+    or the seconds of the matmuls alone."""
+    cfg, b, t = GPU_STEPS[size]
+    if who == "matmuls alone":
+        seconds = matmul_seconds(cfg, b * t, fused=True, device=device)
+        return {"seconds": seconds, "rate": b * t / seconds, "peak": 0.0}
+    embeddings, batch = made_up(cfg, b, t)
+    batch = batch.to(device)
+    if who == "ours":
+        model = random_model(cfg).to(device)
+        model.fused = model.device.type == "cuda" and lay_together(model)
+        step = our_step(model, fresh_t2l(cfg).to(device), embeddings.to(device), batch)
+    else:
+        step = peft_random(cfg, batch, device)
+    seconds = median_seconds(step)
+    peak = torch.cuda.max_memory_allocated() / 2 ** 30 if device != "cpu" else peak_memory()
+    return {"seconds": seconds, "rate": b * t / seconds, "peak": peak}
+
+
+def peft_random(cfg: MistralConfig, batch: Batch, device: str) -> Callable[[], float]:
+    """One LoRA on q and v of an untrained transformers model of these shapes."""
+    import transformers
+    from peft import LoraConfig, get_peft_model
+    names = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "rope_theta",
+             "num_attention_heads", "num_key_value_heads", "head_dim", "sliding_window",
+             "tie_word_embeddings", "max_position_embeddings")
+    config = transformers.MistralConfig(**{name: getattr(cfg, name) for name in names})
+    with torch.device(device):
+        model = transformers.MistralForCausalLM(config).to(torch.bfloat16)
+    model = get_peft_model(model, LoraConfig(r=8, target_modules=list(TARGETS)))
+
+    def loss() -> Tensor:
+        with torch.autocast(torch.device(device).type, torch.bfloat16):
+            logits = model(batch.ids, use_cache=False).logits
+        return sft_loss(logits[batch.keep], batch)
+    return stepper(loss, model)
+
+
+def part_gpu(device: str = "cuda") -> str:
+    """On a CUDA GPU (only by name): a step of Mistral-7B's shapes and of SmolLM2's, random weights;
+    64 prompts under 64 adapters."""
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UserError("the part gpu needs a CUDA device; PyTorch finds none")
+    print(f"{'':34}{'s/step':>8}{'tokens/s':>10}{'of bound':>10}{'GiB':>6}")
+    ours = {}
+    for size in GPU_STEPS:
+        bound = alone("time_gpu_step", "matmuls alone", size, device)["seconds"]
+        for who in ("ours", "transformers, PEFT"):
+            row = alone("time_gpu_step", who, size, device)
+            ours.setdefault(size, 100 * bound / row["seconds"])
+            print(f"{f'{size}: {who}':34}{row['seconds']:8.3f}{row['rate']:10.0f}"
+                  f"{100 * bound / row['seconds']:8.0f} %{row['peak']:6.1f}", flush=True)
+    for name in GENERATE:
+        row = alone("time_generation", name, "64", "bfloat16", device)
+        print(f"{f'64 prompts: {name}':34}{'':8}{row['rate']:10.0f}", flush=True)
+    return "a step at " + ", ".join(f"{share:.0f} % of the bound ({size})"
+                                    for size, share in ours.items())
 
 
 # --------------------------------------------------------------------------------------- oracles
@@ -555,17 +622,18 @@ def part_big() -> str:
 
 # ------------------------------------------------------------------------------- the command
 
-PARTS = {"step": part_step, "limit": part_limit,
+PARTS = {"step": part_step, "profile": part_profile,
          "compile": part_compile, "padding": part_padding, "memory": part_memory,
          "generation": part_generation, "oracles": part_oracles, "adapters": part_adapters,
-         "startup": part_startup, "big": part_big}
+         "startup": part_startup, "big": part_big, "gpu": part_gpu}
+TABLE = ("step", "generation", "adapters", "startup")
 
 
 def main() -> None:
     parser = Parser("Measure speed and memory.")
     parser.prog = "python -m experiments.speed"
     parser.add_argument("parts", nargs="*", metavar="PART",
-                        help=f"of {', '.join(PARTS)} (default: all but big)%(default).0s")
+                        help=f"of {', '.join(PARTS)} (default: {' '.join(TABLE)})%(default).0s")
     parser.add_argument("--growth", metavar="FILE", help="measure only what growth costs, and draw "
                         "it into this picture (default: not)%(default).0s")
     parser.add_argument("--run", nargs="+", help=argparse.SUPPRESS)
@@ -585,7 +653,7 @@ def main() -> None:
     if odd := set(args.parts) - set(PARTS):
         raise UserError(f"no such part: {', '.join(sorted(odd))}; choose from {', '.join(PARTS)}")
     lines, failed, began = [], [], time.perf_counter()
-    for name in args.parts or [part for part in PARTS if part != "big"]:
+    for name in args.parts or TABLE:
         print(f"\n{name}. {PARTS[name].__doc__}", flush=True)
         try:
             lines.append(PARTS[name]())

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import unicodedata
+from argparse import Namespace
 
 import pytest
 import torch
@@ -299,3 +300,16 @@ def test_a_message_of_several_lines_is_one_line(capsys):
     with pytest.raises(SystemExit):
         run(main)
     assert capsys.readouterr().err == "error: first second third\n"
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize("changes, wanted", [
+    ({}, True), ({"steps": 999}, False), ({"mode": "lora"}, False), ({"device": "cuda"}, False),
+    ({"shard": True}, False), ({"activation_checkpointing": True}, False)])
+def test_only_long_runs_on_a_cpu_are_compiled_unasked(changes, wanted, monkeypatch):
+    args = Namespace(**{"steps": 1000, "mode": "sft", "device": "cpu", "shard": False,
+                        "activation_checkpointing": False} | changes)
+    monkeypatch.setattr(cli.shutil, "which", lambda name: "/usr/bin/" + name)
+    assert cli.worth_compiling(args) is wanted
+    monkeypatch.setattr(cli.shutil, "which", lambda name: None)
+    assert not cli.worth_compiling(args)

@@ -17,13 +17,14 @@ from torch.utils._pytree import tree_leaves
 from data.controls import Controls
 from data.suite import load_suite
 from data.tasks import Sample
-from encoder import embed, load_encoder
-from experiments import compare, cost, mixing, own_tasks, plots, safety, speed
+from encoder import load_encoder
+from experiments import compare, cost, growth, mixing, own_tasks, plots, safety, speed
 from experiments.codes import shares
 from experiments.own_tasks import TASKS, WORDINGS, wordings_of
 from lora import map_lora
 from mistral import MistralConfig, generate, load_model
 from t2l import T2L, T2LConfig, adapted_modules, generate_lora, load_t2l
+from utils import neighbours
 from utils.cli import UserError
 from utils.library import load_library
 
@@ -348,11 +349,7 @@ class LiveBytes(TorchDispatchMode):
         self.now -= size
 
 
-# SmolLM2-135M's sizes; random weights do
-SIZES = MistralConfig(vocab_size=49152, hidden_size=576, intermediate_size=1536,
-                      num_hidden_layers=30, num_attention_heads=9, num_key_value_heads=3,
-                      head_dim=64, rms_norm_eps=1e-5, rope_theta=1e5, sliding_window=None,
-                      tie_word_embeddings=True, max_position_embeddings=8192, eos_token_id=(2,))
+SIZES = growth.SMOLLM2                                  # random weights do
 
 
 @pytest.mark.slow
@@ -380,6 +377,54 @@ def test_random_weights_in_shards_load_as_a_model(tmp_path):
     assert len(list(tmp_path.glob("*.safetensors"))) > 2
     assert size == sum(2 * w.numel() for w in model.parameters())
     assert all(w.std() > 0 for name, w in model.named_parameters() if "proj" in name)
+
+
+def direct(function: str, *arguments: str) -> dict:
+    """`alone` without a process."""
+    return {"rate": 1.0, "peak": 0.0} if function == "time_generation" else \
+        getattr(speed, function)(*arguments)
+
+
+def test_what_measures_a_gpu_runs_on_a_cpu_with_tiny_models_live(monkeypatch, capsys):
+    pytest.importorskip("peft")
+    tiny = replace(SIZES, vocab_size=500, num_hidden_layers=2)
+    monkeypatch.setattr(speed, "GPU_STEPS", {"7B": (tiny, 2, 12)})
+    monkeypatch.setattr(growth, "RUNS", 1)
+    monkeypatch.setattr(speed, "alone", direct)
+    assert re.fullmatch(r"a step at \d+ % of the bound \(7B\)", speed.part_gpu("cpu"))
+    out = capsys.readouterr().out
+    assert "7B: ours" in out and "7B: transformers, PEFT" in out and "64 prompts: ours" in out
+    if not torch.cuda.is_available():
+        with pytest.raises(UserError, match="needs a CUDA device"):
+            speed.part_gpu()
+
+
+@pytest.mark.quick
+def test_growth_is_measured_and_drawn(monkeypatch, tmp_path):
+    assert growth.exponent([{"n": 10, "cost": 2.0}, {"n": 100, "cost": 2.0}]) == pytest.approx(1)
+    assert growth.exponent([{"n": 10, "cost": 1.0}, {"n": 100, "cost": 10.0}]) == pytest.approx(2)
+    pytest.importorskip("matplotlib")
+    curve = [{"n": 1, "cost": 1.0}, {"n": 10, "cost": 0.9}]
+    monkeypatch.setattr(growth, "step_curves", lambda: {"batch, ms a position": [
+        point | {"peak": 1.0} for point in curve]})
+    monkeypatch.setattr(growth, "data_curves", lambda: {"tasks, ms to draw a batch": curve})
+    line = growth.measure_growth(tmp_path / "growth.png")
+    assert "the steepest is batch" in line and (tmp_path / "growth.png").stat().st_size > 5000
+
+
+def test_many_descriptions_are_set_up_without_their_square(monkeypatch):
+    """Of more wordings than COMPARED only some tasks' are compared with all tasks."""
+    tasks, rows = growth.made_up_tasks(40), []
+    whole = neighbours.narrow(torch.randn(800, 16))
+    wordings = {task.name: whole[20 * i:20 * i + 20] for i, task in enumerate(tasks)}
+    texts = {task.name: list(task.descriptions) for task in tasks}
+    quantile = torch.Tensor.quantile
+    monkeypatch.setattr(torch.Tensor, "quantile",
+                        lambda w, q: rows.append(len(w)) or quantile(w, q))
+    every = neighbours.find_neighbours(wordings, texts)
+    monkeypatch.setattr(neighbours, "COMPARED", 200)
+    some = neighbours.find_neighbours(wordings, texts)
+    assert rows == [800, 200] and torch.equal(every.vectors, some.vectors)
 
 
 # ------------------------------------------------------------------------ hostile sentences

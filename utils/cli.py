@@ -8,6 +8,7 @@ import errno
 import os
 import random
 import re
+import shutil
 import signal
 import sys
 import threading
@@ -22,6 +23,7 @@ from utils.modules import MODULES, TARGETS, in_order
 from utils.schema import misfits, number, optional, whole
 
 
+COMPILE_FROM = 1000        # steps: compiling was earned back after 95 to 531
 LOAD_ALLOWED = 0.7         # of other processes, in CPUs: a browser, the shell's own start
 
 
@@ -462,7 +464,18 @@ def train_args(defaults: dict[str, dict], heads: Iterable[str], samples_per_task
         args.modules = in_order(args.modules or TARGETS)
     check_train_flags(args, samples_per_task)
     args.accumulate = args.accumulate or 1
+    if args.compile is None and worth_compiling(args):
+        note("the layers are compiled first, half a minute that so many steps earn back; "
+             "--no-compile goes without")
+        args.compile = True
     return args
+
+
+def worth_compiling(args: argparse.Namespace) -> bool:
+    """Whether a run is long enough for --compile, and nothing speaks against it."""
+    compiler = shutil.which(os.environ.get("CXX", "c++"))
+    return bool(args.steps >= COMPILE_FROM and args.mode in ("sft", "mtlora") and compiler
+                and args.device == "cpu" and not (args.activation_checkpointing or args.shard))
 
 
 def name_of(flag: str) -> str:
@@ -531,8 +544,10 @@ def run_flags(parser: Parser) -> None:
     add("--eval-samples", type=int, default=6, metavar="N",
         help="test inputs per unseen task at the end, and 34 N seen tasks, at most 200; without "
         "unseen tasks N per seen one; recon: the error of ΔW; 0: no evaluation")
-    add("--compile", action="store_true",
-        help="torch.compile the layers: half a minute first, then faster; needs a C++ compiler")
+    add("--compile", action=argparse.BooleanOptionalAction, default=None,
+        help="torch.compile the layers: half a minute first, then faster; needs a C++ compiler "
+        f"(default: on a CPU that has one, for sft and mtlora of {COMPILE_FROM:,} steps or more)"
+        "%(default).0s")
     add("--activation-checkpointing", action="store_true",
         help="keep only the layers' inputs and compute them again in the backward pass: a third "
         "slower, a fraction of the memory")

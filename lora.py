@@ -48,8 +48,8 @@ def lora_linear(x: Tensor, linear: nn.Module, adapter: tuple[Tensor, Tensor] | N
 
 def split_layers(lora: LoRA | None, sizes: dict[str, tuple[int, int]], n_layers: int,
                  x: Tensor) -> list[dict[str, tuple[Tensor, Tensor]]]:
-    """[{module: (A, B)} for each layer], on the device and in the dtype of the input x (b, t, d); on
-    a CPU without gradients in fp32, where so thin products are several times faster than in bf16.
+    """[{module: (A, B)} for each layer], on the device and in the dtype of the input x (b, t, d);
+    on a CPU without gradients in fp32: so thin products are several times slower in bf16.
 
     `sizes` are the model's (d_out, d_in) by module; ValueError where the adapter's are others.
     """

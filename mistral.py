@@ -381,7 +381,6 @@ def stream(model: Mistral, tokenizer: Tokenizer, prompts: list[str], lora: LoRA 
            max_new_tokens: int = 32) -> Iterator[list[str]]:
     """`generate` as it happens: all answers so far, after every token. One batch; a character of
     which only a part is there is left out, where `generate` ends in "\ufffd"."""
-    check_one_each(lora, len(prompts))
     stop = (*model.cfg.eos_token_id, tokenizer.end)
     encoded = [tokenizer.prompt(prompt) for prompt in prompts]
     for answers in stream_ids(model, encoded, lora, max_new_tokens, stop):

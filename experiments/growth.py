@@ -251,6 +251,14 @@ def measure_growth(picture: Path) -> str:
     return f"{picture}: the steepest is {worst}, n^{exponent(curves[worst]):.2f}"
 
 
+def short(n: float) -> str:
+    """640, 20 k, 106 M, 7 B."""
+    for unit, name in ((1e9, " B"), (1e6, " M"), (1e3, " k")):
+        if n >= unit:
+            return f"{n / unit:.0f}{name}"
+    return f"{n}"
+
+
 def draw_growth(curves: dict[str, Curve], picture: Path) -> None:
     from matplotlib.figure import Figure
     figure = Figure(figsize=(12, 5.4), layout="constrained")
@@ -258,8 +266,10 @@ def draw_growth(curves: dict[str, Curve], picture: Path) -> None:
         what, unit = name.split(", ", 1)
         n = [point["n"] for point in curve]
         axes.plot(n, [point["cost"] for point in curve], marker="o", ms=4)
-        axes.set(xscale="log", xlabel=what, title=unit, ylim=(0, 1.3 * max(
-            point["cost"] for point in curve)))
+        axes.set(xscale="log", xlabel=what, title=unit,
+                 ylim=(0, 1.3 * max(point["cost"] for point in curve)))
+        axes.set_xticks(n, [short(x) for x in n])
+        axes.minorticks_off()
         if "peak" in curve[0]:
             memory = axes.twinx()
             memory.plot(n, [point["peak"] for point in curve], color="gray", ls=":", lw=1)

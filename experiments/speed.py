@@ -157,7 +157,7 @@ STEPS = {"one LoRA: ours": (ours_plain, ""),
          "T2L: ours, checkpointing": (partial(ours, checkpointing=True), "T2L: ours"),
          "T2L: ours, head L": (partial(untrained, arch="L"), ""),
          "T2L: ours, seven modules": (partial(untrained, arch="bank", modules=tuple(MODULES)), "")}
-SAME = 0.02                              # relative, of losses: bf16 rounds elsewhere in every program
+SAME = 0.02                   # relative, of losses: every program rounds bf16 elsewhere
 
 
 def time_step(name: str, expected: str) -> dict:

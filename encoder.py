@@ -244,7 +244,7 @@ class LanguageModel:
     def identity(self) -> tuple[nn.Module, str]:
         return self.model, f"base {self.model.cfg} {self.limit} {self.tokenizer.to_str()}"
 
-    @torch.inference_mode()
+    @torch.no_grad()                    # not inference_mode, whose tensors --shard could not reuse
     def embed(self, texts: list[str], batch_size: int = 32, progress: str = "") -> Tensor:
         encoded = [e.ids[:self.limit] or [0] for e in self.tokenizer.encode_batch(texts)]
         return embed_in_batches(encoded, self.width, batch_size, progress, self.read)

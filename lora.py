@@ -59,7 +59,7 @@ def split_layers(lora: LoRA | None, sizes: dict[str, tuple[int, int]], n_layers:
 
     check_pairs(lora)
     thin = x.device.type == "cpu" and not torch.is_grad_enabled()
-    dtype = torch.float32 if thin else x.dtype
+    dtype = torch.promote_types(x.dtype, torch.float32) if thin else x.dtype
     for module in lora[0]:
         A, B = (contiguous_by_layer(side[module].to(x.device, dtype)) for side in lora)
 

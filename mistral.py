@@ -332,7 +332,7 @@ def stream_ids(model: Mistral, prompts: list[list[int]], lora: LoRA | None,
 
     # Cast and laid out once; the model would do it for every token, a third slower.
     if lora:
-        thin = torch.float32 if device.type == "cpu" else dtype                # see split_layers
+        thin = torch.promote_types(dtype, torch.float32) if device.type == "cpu" else dtype
         lora = map_lora(lora, lambda w: contiguous_by_layer(w.to(device, thin)))
 
     # Prefill: all prompts at once; the logits of each one's last token.

@@ -1,7 +1,7 @@
 """What growth costs: a training step by batch, length, layers and size of the model; descriptions
 and tasks, embedded, set up, drawn and read from files.
 
-    python -m experiments.speed --growth experiments/results/growth.png       # ten minutes
+    python -m experiments.speed --growth experiments/results/growth.png       # six minutes
 
 Every point of a step has a process of its own, for its peak memory. A curve that does not rise
 costs no more by the unit when there are more: nothing may grow faster than linearly. Reading
@@ -180,7 +180,7 @@ def made_up_tasks(n: int) -> list[Task]:
 
 
 def set_up(tasks: list[Task]) -> None:
-    """All that train.py does with the descriptions, but embed them: vectors are drawn."""
+    """What train.py does with the descriptions beside embedding them; vectors are drawn."""
     def drawn(texts: list[str], **_) -> Tensor:
         return torch.randn(len(texts), 384)
     encoder = SimpleNamespace(lora=None, parts=None, embed=drawn)
@@ -238,6 +238,7 @@ def exponent(curve: Curve) -> float:
 def measure_growth(picture: Path) -> str:
     """Every curve as it is measured, then the picture; the curve that rises most."""
     load_matplotlib()
+    picture.parent.mkdir(parents=True, exist_ok=True)
     curves = {}
     for measured in (step_curves, data_curves):
         found = measured()

@@ -197,7 +197,7 @@ def part_step() -> str:
     found: dict[str, dict] = {}
     for name, (_, like) in STEPS.items():
         row = found[name] = alone("time_step", name, str(found[like]["loss"]) if like else "")
-        flops = found["T2L: ours"]["flops"] if "--compile" in name else row["flops"]
+        flops = found[like or name]["flops"]           # of the work, not of what is done twice
         row["bound"] = 100 * flops / bound / row["seconds"]
         ratios = [f"{row['rate'] / found[peer]['rate']:.1f}" if peer in found else ""
                   for peer in ("one LoRA: transformers, PEFT", "T2L: transformers, hooks")]

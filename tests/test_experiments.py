@@ -425,6 +425,17 @@ def test_many_descriptions_are_set_up_without_their_square(monkeypatch):
     monkeypatch.setattr(neighbours, "COMPARED", 200)
     some = neighbours.find_neighbours(wordings, texts)
     assert rows == [800, 200] and torch.equal(every.vectors, some.vectors)
+    assert some.threshold == pytest.approx(every.threshold, abs=0.1)
+
+
+def test_a_point_of_every_curve_of_growth(monkeypatch):
+    monkeypatch.setattr(growth, "SIZES", {576: replace(SIZES, vocab_size=500)})
+    monkeypatch.setattr(growth, "RUNS", 1)
+    found = growth.step_point("1", "8", "1", "576")
+    assert found["cost"] > 0 and found["weights"] == sum(
+        i * o for i, o in growth.matmuls(SIZES, fused=False))
+    growth.set_up(growth.made_up_tasks(30))
+    assert growth.read_folder(3) > 0
 
 
 # ------------------------------------------------------------------------ hostile sentences

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT, TINY, call, refused, train_tiny
+from conftest import GOLDEN, ROOT, TINY, refused, train_tiny
 from safetensors.torch import load_file
 
 from utils import ranks
@@ -75,12 +75,57 @@ def test_two_ranks_train_and_evaluate_as_one_process_with_twice_the_batch(tiny_t
             assert a == b, file
     assert done.stdout.count("min in all") == 1                         # rank 0 alone speaks
 
-    # eval.py alone gives the same table from two ranks.
-    flags = ["--ckpt", tmp_path / "one", "--tasks", tiny_tasks, "--eval-samples", 3, "--out"]
-    call("eval", *TINY, "--dtype", "float32", *flags, tmp_path / "e1")
-    torchrun("eval.py", *flags, tmp_path / "e2")
+
+
+@pytest.mark.slow
+def test_two_ranks_share_what_eval_asks_and_find_the_same(tiny_tasks, tmp_path):
+    """One sample a batch; every answer that right_answers sees is compared, not the scores alone."""
+    train_tiny(*sft(tmp_path / "one", tiny_tasks, "--batch-size", 8))
+    (tmp_path / "ask.py").write_text(ASK)
+    flags = [*TINY, "--dtype", "float32", "--ckpt", tmp_path / "one", "--tasks", tiny_tasks,
+             "--eval-samples", 3, "--out"]
+    for name, command in (("e1", [sys.executable]), ("e2", RANKS)):
+        subprocess.run([*command, tmp_path / "ask.py", *map(str, [*flags, tmp_path / name])],
+                       cwd=tmp_path, check=True, timeout=300, capture_output=True,
+                       env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)})
     e1, e2 = ((tmp_path / name / "results.json").read_bytes() for name in ("e1", "e2"))
     assert e1 == e2
+    alone, *both = (json.loads((tmp_path / f"asked{i}.json").read_text()) for i in ("", 0, 1))
+    assert all(sorted(found["seen"]) == sorted(alone["seen"]) for found in both)
+    assert 0 < both[0]["generated"] < alone["generated"] and len(alone["seen"]) > 20
+    assert both[0]["generated"] + both[1]["generated"] == alone["generated"]
+
+
+ASK = """
+import json, os, sys
+import eval
+from utils.cli import run
+eval.BATCH, found = 1, {"seen": [], "generated": 0}
+right, generate = eval.right_answers, eval.generate
+def right_answers(answered, *form):
+    found["seen"] += [repr(pair) for pair in answered]
+    return right(answered, *form)
+def counted(*args, **how):
+    found["generated"] += 1
+    return generate(*args, **how)
+eval.right_answers, eval.generate = right_answers, counted
+run(eval.main)
+json.dump(found, open(f"asked{os.environ.get('RANK', '')}.json", "w"))
+"""
+
+
+@pytest.mark.slow
+def test_sft_with_a_sharded_language_model_that_also_reads_the_descriptions(tiny_tasks, tmp_path):
+    """The first loss, before dropout's draws have changed any weight much, is the one process'."""
+    flags = ["--mode", "sft", "--tasks", tiny_tasks, "--steps", 3, "--eval-samples", 1,
+             "--encoder", f"{GOLDEN / 'bert'}+states"]
+    train_tiny(*flags, "--batch-size", 8, "--out", tmp_path / "one")
+    for name, more in (("shard", ["--shard"]), ("lean", ["--shard", "--activation-checkpointing"]),
+                       ("plain", [])):
+        torchrun("train.py", *flags, "--batch-size", 4, *more, "--out", tmp_path / name)
+        found, one = losses(tmp_path / name), losses(tmp_path / "one")
+        torch.testing.assert_close(found[0], one[0], atol=2e-2, rtol=0)
+        assert found.isfinite().all() and (tmp_path / name / "results.json").exists()
 
 
 @pytest.mark.slow
@@ -123,8 +168,7 @@ def gradients(adapters, rows, n):
     t2l.zero_grad()
     for part, weight in ranks.parts(adapters, rows, n):
         logits = model(ids[part], lora=adapters(part))
-        (logits.log_softmax(-1)[..., 5].mean() * weight).backward()
-    torch.nn.utils.clip_grad_norm_(t2l.parameters(), 1.0)             # as train.py does
+        (0.1 * logits.log_softmax(-1)[..., 5].mean() * weight).backward()
     return {k: w.grad.clone() for k, w in t2l.named_parameters()}
 
 source = Source()
@@ -150,7 +194,7 @@ def test_resume_with_another_number_of_ranks(tiny_tasks, tmp_path):
     train_tiny(*whole)
     out = tmp_path / "cut"
     cut = sft(out, tiny_tasks, "--save-every", 10)
-    killed = subprocess.Popen([sys.executable, "-c", KILLED.format(step=13), *map(str, [
+    killed = subprocess.Popen([sys.executable, "-c", KILLED.format(step=13, rank=0), *map(str, [
         *TINY, "--dtype", "float32", *cut, "--batch-size", 8])], cwd=ROOT)
     assert killed.wait(120) == -signal.SIGKILL and (out / "train_state.pt").exists()
     torchrun("train.py", *cut, "--batch-size", 4, "--resume")
@@ -163,7 +207,7 @@ import os, signal, sys
 from utils import run_folder
 write = run_folder.StepLog.write
 def dies(self, step, *rest):
-    if step == {step} and os.environ.get("RANK", "1") == "1":
+    if step == {step} and os.environ.get("RANK", "{rank}") == "{rank}":
         os.kill(os.getpid(), signal.SIGKILL)
     write(self, step, *rest)
 run_folder.StepLog.write = dies
@@ -175,9 +219,10 @@ run(train.main)
 
 
 @pytest.mark.slow
-def test_a_rank_that_dies_ends_the_run_with_one_line_and_a_state_to_go_on_from(tiny_tasks,
+@pytest.mark.parametrize("dies", [0, 1])
+def test_a_rank_that_dies_ends_the_run_with_one_line_and_a_state_to_go_on_from(dies, tiny_tasks,
                                                                               tmp_path):
-    (tmp_path / "train_killed.py").write_text(KILLED.format(step=13))
+    (tmp_path / "train_killed.py").write_text(KILLED.format(step=13, rank=dies))
     out = tmp_path / "out"
     flags = sft(out, tiny_tasks, "--batch-size", 4, "--save-every", 10)
     began = time.monotonic()
@@ -185,8 +230,9 @@ def test_a_rank_that_dies_ends_the_run_with_one_line_and_a_state_to_go_on_from(t
         *TINY, "--dtype", "float32", *flags])], cwd=ROOT, capture_output=True, text=True,
         timeout=120, env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"})
     assert done.returncode and time.monotonic() - began < 100
-    ours = [line for line in done.stderr.splitlines() if line.startswith("error: rank 0 lost")]
-    assert len(ours) == 1 and "--resume goes on" in ours[0], done.stderr
+    ours = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(ours) == dies, done.stderr                # rank 0 cannot say that it was killed
+    assert all("another rank has ended" in line and "--resume" in line for line in ours)
     torchrun("train.py", *flags, "--resume")
     assert len(losses(out)) == 20 and not (out / "train_state.pt").exists()
 

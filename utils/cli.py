@@ -11,6 +11,7 @@ import re
 import shutil
 import signal
 import sys
+import sysconfig
 import threading
 import time
 import unicodedata
@@ -473,8 +474,10 @@ def train_args(defaults: dict[str, dict], heads: Iterable[str], samples_per_task
 
 def worth_compiling(args: argparse.Namespace) -> bool:
     """Whether a run is long enough for --compile, and nothing speaks against it."""
-    compiler = shutil.which(os.environ.get("CXX", "c++"))
-    return bool(args.steps >= COMPILE_FROM and args.mode in ("sft", "mtlora") and compiler
+    usual = "clang++" if sys.platform == "darwin" else "g++"
+    can = shutil.which(os.environ.get("CXX", usual)) \
+        and Path(sysconfig.get_path("include"), "Python.h").exists()       # what Inductor needs
+    return bool(args.steps >= COMPILE_FROM and args.mode in ("sft", "mtlora") and can
                 and args.device == "cpu" and not (args.activation_checkpointing or args.shard))
 
 

@@ -8,6 +8,8 @@ int8; an embedding wider than 512 is first projected to 512 numbers by fixed ran
 """
 import hashlib
 import json
+import math
+import random
 import shlex
 import warnings
 from dataclasses import dataclass
@@ -102,8 +104,9 @@ def find_neighbours(wordings: dict[str, Tensor], texts: dict[str, list[str]]) ->
 
     # Each wording's nearest task; its own without it: a single wording has none. Of very many
     # wordings some tasks' are enough: all with all would grow with the square of the tasks.
-    nearest, stride = [], -(-sum(map(len, groups)) // COMPARED)
-    for i, group in list(enumerate(groups))[::stride]:
+    nearest, share = [], COMPARED / max(COMPARED, sum(map(len, groups)))
+    for i in random.Random(0).sample(range(len(groups)), math.ceil(share * len(groups))):
+        group = groups[i]
         similarity = group @ vectors.T                                     # (k, tasks)
         without = F.normalize(group.sum(0) - group, dim=-1)
         similarity[:, i] = (group * without).sum(-1) if len(group) > 1 else -2

@@ -2,9 +2,9 @@
 
 N ranks with --batch-size b do what one process does with N · b: each takes its part of the batch
 that the one would draw, and DistributedDataParallel averages the hypernetwork's gradients. Every
-rank holds the whole language model, or with --shard its part of every layer. Rank 0 alone prints,
-and writes the run's folder; the others write into scratch folders. eval.py divides what is asked.
-gloo on CPUs, nccl on GPUs. In a single process all of this does nothing.
+rank holds the whole language model, or with --shard its part of every layer. Once a run has begun,
+rank 0 alone prints and writes its folder; the others write into scratch folders. eval.py divides
+what is asked. gloo on CPUs, nccl on GPUs. In a single process all of this does nothing.
 """
 import argparse
 import io
@@ -22,7 +22,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
-from utils.cli import UserError, first_line
+from utils.cli import UserError, check_device, first_line
 
 PATIENCE = timedelta(minutes=30)       # for the slowest rank: embedding, validation, evaluation
 LOST = ("gloo", "nccl", "connection", "socket", "process group")    # in errors of a lost rank
@@ -54,8 +54,12 @@ def joined(args: argparse.Namespace, out: Path) -> Iterator[Path]:
     if getattr(args, "mode", "sft") not in ("sft", "mtlora"):
         raise UserError(f"torchrun is for --mode sft and mtlora, and for eval.py; start --mode "
                         f"{args.mode} with python")
+    if args.device.startswith("cuda:"):
+        raise UserError(f"--device {args.device} is one GPU for all; under torchrun --device cuda "
+                        "gives every process its own")
     if args.device == "cuda":
         args.device = f"cuda:{os.environ['LOCAL_RANK']}"
+        check_device(args.device)
         torch.cuda.set_device(args.device)
     try:
         dist.init_process_group("nccl" if args.device.startswith("cuda") else "gloo",
@@ -65,11 +69,16 @@ def joined(args: argparse.Namespace, out: Path) -> Iterator[Path]:
         with tempfile.TemporaryDirectory() as scratch, quiet(rank() > 0):
             yield out if rank() == 0 else follower(Path(scratch), out, getattr(args, "resume", 0))
             dist.barrier()                               # nobody leaves while others write
-    except RuntimeError as error:
-        if isinstance(error, UserError) or not any(w in str(error).lower() for w in LOST):
+    except (RuntimeError, KeyboardInterrupt) as error:
+        lost = any(word in str(error).lower() for word in LOST)
+        if rank() and (lost or isinstance(error, KeyboardInterrupt)):
+            raise SystemExit(1) from None                # rank 0 says it
+        if not lost:
             raise
-        raise UserError(f"rank {rank()} lost another rank, and ends ({first_line(error)}); what "
-                        "was saved last is whole: the same command with --resume goes on") from None
+        way = "; the same command with --resume goes on from what was saved last" \
+            if (out / "train_state.pt").exists() else ""
+        raise UserError(f"another rank has ended, so this run ends ({first_line(error)}){way}"
+                        ) from None
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()
@@ -127,7 +136,7 @@ def share(lora_source: nn.Module, batches: Iterator[list]) -> tuple[Callable, It
 
     def own() -> Iterator[list]:
         for samples in batches:
-            torch.manual_seed(torch.initial_seed() + (rank() << 40))     # rank 0: as without ranks
+            torch.manual_seed((torch.initial_seed() + (rank() << 40)) % 2 ** 64)      # rank 0: as is
             yield samples[rank()::world()]                               # of a similar length
     return DistributedDataParallel(Adapters(lora_source)), own()
 
@@ -151,6 +160,15 @@ def joint(loss: Tensor, seen: int, more: int) -> tuple[Tensor, int]:
                                                               device=loss.device)])
     dist.all_reduce(both)
     return both[0], seen + int(both[1])
+
+
+def any_rank(so: bool) -> bool:
+    """Whether it is so on any rank: then all stop after the same step."""
+    if world() == 1:
+        return so
+    flag = torch.tensor(float(so), device="cuda" if dist.get_backend() == "nccl" else "cpu")
+    dist.all_reduce(flag)
+    return flag.item() > 0
 
 
 # ---------------------------------------------------------------------------------- evaluation

@@ -28,6 +28,7 @@ from utils.files import (atomic_folder, clear_scratch, lock_folder, read_json, s
                          write_json)
 from utils.modules import TARGETS
 from utils.peft import same_model
+from utils.ranks import any_rank, rank
 from utils.stats import mean
 from utils.weights import READER
 
@@ -394,6 +395,7 @@ class StepLog:
         self.bar.set_postfix_str(f"mean loss {mean(self.recent):.2f}, "
                                  f"{rate:.0f} {self.unit}/s", refresh=False)
         self.bar.update()
+        self.interrupted = any_rank(self.interrupted)
 
     def __enter__(self) -> "StepLog":
         self.signals.__enter__()
@@ -409,7 +411,10 @@ class StepLog:
 
 def save_state(out: Path, lora_source: nn.Module, optimizer: torch.optim.Optimizer,
                step: int, args: argparse.Namespace) -> None:
-    """All that a resumed run needs, and whose it is; the log so far is on the disk, too."""
+    """All that a resumed run needs, and whose it is; the log so far is on the disk, too. Of several
+    ranks the first writes it."""
+    if rank():
+        return
     for log in (out / "log.jsonl", out / "log_new.jsonl"):
         if log.exists():
             sync(log)

@@ -79,7 +79,7 @@ def test_two_ranks_train_and_evaluate_as_one_process_with_twice_the_batch(tiny_t
 
 @pytest.mark.slow
 def test_two_ranks_share_what_eval_asks_and_find_the_same(tiny_tasks, tmp_path):
-    """One sample a batch; every answer that right_answers sees is compared, not the scores alone."""
+    """One sample a batch; every answer is compared, not the scores alone."""
     train_tiny(*sft(tmp_path / "one", tiny_tasks, "--batch-size", 8))
     (tmp_path / "ask.py").write_text(ASK)
     flags = [*TINY, "--dtype", "float32", "--ckpt", tmp_path / "one", "--tasks", tiny_tasks,

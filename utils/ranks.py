@@ -136,7 +136,8 @@ def share(lora_source: nn.Module, batches: Iterator[list]) -> tuple[Callable, It
 
     def own() -> Iterator[list]:
         for samples in batches:
-            torch.manual_seed((torch.initial_seed() + (rank() << 40)) % 2 ** 64)      # rank 0: as is
+            seed = torch.initial_seed() + (rank() << 40)                 # rank 0: as without ranks
+            torch.manual_seed(seed % 2 ** 64)
             yield samples[rank()::world()]                               # of a similar length
     return DistributedDataParallel(Adapters(lora_source)), own()
 

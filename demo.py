@@ -26,7 +26,7 @@ from urllib.parse import unquote
 import torch
 
 from encoder import Encoder, embed, encoder_for
-from lora import map_lora, mix_loras, save_peft
+from lora import mix_loras, save_peft
 from mistral import Mistral, load_model, load_tokenizer, read_config, select_loras, stream
 from t2l import T2L, generate_lora, load_t2l
 from utils.cli import Parser, UserError, note, run
@@ -171,9 +171,9 @@ class Page:
         """Answered with everybody else's; what goes wrong is the server's to read."""
         try:
             yield from self.batches.ask(rows)
+        except GeneratorExit:                                          # a closed tab
+            raise
         except BaseException as error:
-            if isinstance(error, GeneratorExit):                       # a closed tab
-                raise
             note(f"error: {type(error).__name__}: {error}")
             raise refused("This could not be answered.") from None
 
@@ -224,9 +224,8 @@ class Page:
         """The adapter as a PEFT folder in a zip; its path holds nothing that was sent."""
         sentence, second = self.check(request, [], sentence, second)
         weighed = weighed_sentences(sentence, strength, second, share)
-        loras = generate_lora(self.models.t2l, [text for text, _ in weighed], self.models.encoder)
-        lora = mix_loras([(map_lora(loras, lambda w: w[i]), weight)       # noqa: B023
-                          for i, (_, weight) in enumerate(weighed)])
+        lora = mix_loras([(generate_lora(self.models.t2l, text, self.models.encoder), weight)
+                          for text, weight in weighed])
         folder = Path(SCRATCH.name) / secrets.token_hex(16)       # nobody guesses another's
         save_peft(folder / "zip" / "adapter", *lora, base_model=self.models.t2l.cfg.base_model,
                   description=" + ".join(f"{weight:g} × {text}" for text, weight in weighed))
@@ -270,29 +269,35 @@ def build(page: Page, committed: bool) -> gr.Blocks:
             for title, rows in EXAMPLES.items():
                 gr.Examples(rows, [sentence, prompt], label=title if committed else "Examples")
 
-        with gr.Tab("Several prompts"):
-            prompts = gr.Textbox(label=f"Prompts, one a line (at most {PROMPTS})", lines=6,
-                                 max_length=PROMPT * PROMPTS, elem_id="prompts",
-                                 value="apple, dog, chair, green, violin\nred, bear, table, cup")
-            table_button = gr.Button("Answer all", variant="primary", elem_id="answer-all")
-            table = gr.Dataframe(headers=["prompt", "base", "adapted"], wrap=True,
-                                 interactive=False, elem_id="table")
-
-        with gr.Tab("Take it with you"):
-            zip_button = gr.Button("Make the zip", variant="primary", elem_id="make-zip")
-            zip_file = gr.File(label="A PEFT folder; unpack it, then", elem_id="zip")
-            gr.Code(USE.format(base=cfg.base_model), language="python", interactive=False)
-
-        # All of it in one queue, whose place is shown to who waits.
+        mixed = [sentence, strength, second, share]
+        several_prompts_tab(page, mixed)
+        zip_tab(page, mixed)
         asked = [sentence, prompt, strength, second, share]
         shown = [base, adapted, other, control, told, nearest]
         gr.on([answer_button.click, sentence.submit, prompt.submit, second.submit,
                strength.release, share.release], page.compare, asked, shown,
               api_name="compare", trigger_mode="always_last", concurrency_limit=AT_ONCE)
-        mixed = [sentence, strength, second, share]
-        table_button.click(page.table, [*mixed, prompts], table, concurrency_limit=2)
-        zip_button.click(page.download, mixed, zip_file, concurrency_limit=1)
-    return blocks.queue(max_size=PEOPLE, api_open=False)
+    return blocks.queue(max_size=PEOPLE, api_open=False)       # who waits sees the place
+
+
+def several_prompts_tab(page: Page, mixed: list[gr.components.Component]) -> None:
+    with gr.Tab("Several prompts"):
+        prompts = gr.Textbox(label=f"Prompts, one a line (at most {PROMPTS})", lines=6,
+                             max_length=PROMPT * PROMPTS, elem_id="prompts",
+                             value="apple, dog, chair, green, violin\nred, bear, table, cup")
+        button = gr.Button("Answer all", variant="primary", elem_id="answer-all")
+        table = gr.Dataframe(headers=["prompt", "base", "adapted"], wrap=True, interactive=False,
+                             elem_id="table")
+        button.click(page.table, [*mixed, prompts], table, concurrency_limit=2)
+
+
+def zip_tab(page: Page, mixed: list[gr.components.Component]) -> None:
+    with gr.Tab("Take it with you"):
+        button = gr.Button("Make the zip", variant="primary", elem_id="make-zip")
+        file = gr.File(label="A PEFT folder; unpack it, then", elem_id="zip")
+        gr.Code(USE.format(base=page.models.t2l.cfg.base_model), language="python",
+                interactive=False)
+        button.click(page.download, mixed, file, concurrency_limit=1)
 
 
 class Gate:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from utils.modules import MODULES, TARGETS, in_order      # noqa: F401, to be imported from here
-from utils.peft import LoRA, check_fits, check_pairs, weight_deltas
+from utils.peft import LoRA, check_fits, check_pairs, lora_dtype, weight_deltas
 from utils.peft import load_peft, save_peft                # noqa: F401, to be imported from here
 from utils.schema import check_types
 
@@ -48,8 +48,7 @@ def lora_linear(x: Tensor, linear: nn.Module, adapter: tuple[Tensor, Tensor] | N
 
 def split_layers(lora: LoRA | None, sizes: dict[str, tuple[int, int]], n_layers: int,
                  x: Tensor) -> list[dict[str, tuple[Tensor, Tensor]]]:
-    """[{module: (A, B)} for each layer], on the device and in the dtype of the input x (b, t, d);
-    on a CPU without gradients in fp32: so thin products are several times slower in bf16.
+    """[{module: (A, B)} for each layer], on the device of the input x (b, t, d), in lora_dtype.
 
     `sizes` are the model's (d_out, d_in) by module; ValueError where the adapter's are others.
     """
@@ -58,8 +57,7 @@ def split_layers(lora: LoRA | None, sizes: dict[str, tuple[int, int]], n_layers:
         return layers
 
     check_pairs(lora)
-    thin = x.device.type == "cpu" and not torch.is_grad_enabled()
-    dtype = torch.promote_types(x.dtype, torch.float32) if thin else x.dtype
+    dtype = lora_dtype(x.device, x.dtype)
     for module in lora[0]:
         A, B = (contiguous_by_layer(side[module].to(x.device, dtype)) for side in lora)
 

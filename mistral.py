@@ -22,7 +22,7 @@ from utils.cli import UserError, check_device
 from utils.download import model_folder
 from utils.fused import fused_layer, lay_together
 from utils.hf_config import read_decoder_config
-from utils.peft import check_one_each
+from utils.peft import check_one_each, lora_dtype
 from utils.rope import rope_frequencies
 from utils.schema import as_texts, check_types
 from utils.tokenizer import Tokenizer, pad, read_chat_tokenizer
@@ -332,8 +332,8 @@ def stream_ids(model: Mistral, prompts: list[list[int]], lora: LoRA | None,
 
     # Cast and laid out once; the model would do it for every token, a third slower.
     if lora:
-        thin = torch.promote_types(dtype, torch.float32) if device.type == "cpu" else dtype
-        lora = map_lora(lora, lambda w: contiguous_by_layer(w.to(device, thin)))
+        lora = map_lora(lora, lambda w: contiguous_by_layer(w.to(device,
+                                                                 lora_dtype(device, dtype))))
 
     # Prefill: all prompts at once; the logits of each one's last token.
     shape = (b, t + max_new_tokens, cfg.num_key_value_heads, cfg.head_dim)

@@ -12,8 +12,9 @@ import torch
 from data.suite import load_suite
 from encoder import embed, encoder_for
 from t2l import CHECKPOINT, load_t2l
-from utils.cli import Parser, UserError, run
+from utils.cli import Parser, run
 from utils.files import read_text
+from utils.neighbours import check_warns
 
 OFF_TOPIC = Path(__file__).parent / "off_topic.txt"
 
@@ -27,8 +28,7 @@ def main() -> None:
     args = parser.parse_args()
     folder = Path(args.ckpt or CHECKPOINT)
     t2l = load_t2l(folder)
-    if not t2l.neighbours:
-        raise UserError(f"{folder} has no tasks.safetensors, so it warns of nothing")
+    check_warns(t2l.neighbours, folder)
     encoder, suite = encoder_for(t2l.cfg, args.model), load_suite(args.tasks)
 
     groups = {"held-out wordings of seen tasks": [d for t in suite.train for d in t.held_out],

@@ -43,6 +43,17 @@ MISTRAL_7B = MistralConfig(
     num_attention_heads=32, num_key_value_heads=8, head_dim=128, rms_norm_eps=1e-5, rope_theta=1e6,
     sliding_window=None, tie_word_embeddings=False, max_position_embeddings=32768,
     eos_token_id=(2,), name="Mistral-7B")
+SMOLLM2_135M = MistralConfig(
+    vocab_size=49152, hidden_size=576, intermediate_size=1536, num_hidden_layers=30,
+    num_attention_heads=9, num_key_value_heads=3, head_dim=64, rms_norm_eps=1e-5, rope_theta=1e5,
+    sliding_window=None, tie_word_embeddings=True, max_position_embeddings=8192, eos_token_id=(2,))
+SIZES = {576: SMOLLM2_135M,                                  # by width: 135M, 360M, 1.7B, 7B
+         960: replace(SMOLLM2_135M, hidden_size=960, intermediate_size=2560,
+                      num_attention_heads=15, num_key_value_heads=5),
+         2048: replace(SMOLLM2_135M, hidden_size=2048, intermediate_size=8192,
+                       num_attention_heads=32, num_key_value_heads=32),
+         4096: MISTRAL_7B}
+
 
 def median_seconds(work: Callable[[], object]) -> float:
     work()                                                  # warm up
@@ -58,12 +69,16 @@ def median_seconds(work: Callable[[], object]) -> float:
 
 # ---------------------------------------------------------------- made-up models, batches, a step
 
-def matmuls(cfg: MistralConfig, fused: bool) -> list[tuple[int, int]]:
-    """(d_in, d_out) of a layer's weights; `fused`: q, k, v and gate, up each as one matmul."""
+def matmuls(cfg: MistralConfig) -> list[tuple[int, int]]:
+    """(d_in, d_out) of a layer's weights, q, k, v and gate, up each as one matmul."""
     d, c, m = cfg.hidden_size, cfg.head_dim, cfg.intermediate_size
     q, kv = cfg.num_attention_heads * c, cfg.num_key_value_heads * c
-    first = [(d, q + 2 * kv), (d, 2 * m)] if fused else [(d, q), (d, kv), (d, kv), (d, m), (d, m)]
-    return [*first, (q, d), (m, d)]
+    return [(d, q + 2 * kv), (d, 2 * m), (q, d), (m, d)]
+
+
+def layer_weights(cfg: MistralConfig) -> int:
+    """How many numbers all layers' matmuls have together."""
+    return cfg.num_hidden_layers * sum(d_in * d_out for d_in, d_out in matmuls(cfg))
 
 
 def fresh_t2l(cfg: MistralConfig, arch: str = "L", emb_size: int = 384,
@@ -141,19 +156,7 @@ def step_point(b: str, t: str, layers: str, width: str) -> dict:
     model, t2l = random_model(cfg), fresh_t2l(cfg)
     seconds = median_seconds(our_step(model, t2l, *made_up(cfg, int(b), int(t))))
     return {"cost": 1000 * seconds / (int(b) * int(t)), "peak": peak_memory(),
-            "weights": cfg.num_hidden_layers * sum(i * o for i, o in matmuls(cfg, fused=False))}
-
-
-SMOLLM2 = MistralConfig(
-    vocab_size=49152, hidden_size=576, intermediate_size=1536, num_hidden_layers=30,
-    num_attention_heads=9, num_key_value_heads=3, head_dim=64, rms_norm_eps=1e-5, rope_theta=1e5,
-    sliding_window=None, tie_word_embeddings=True, max_position_embeddings=8192, eos_token_id=(2,))
-SIZES = {576: SMOLLM2,                                       # 135M, 360M, 1.7B, 7B
-         960: replace(SMOLLM2, hidden_size=960, intermediate_size=2560, num_attention_heads=15,
-                      num_key_value_heads=5),
-         2048: replace(SMOLLM2, hidden_size=2048, intermediate_size=8192, num_attention_heads=32,
-                       num_key_value_heads=32),
-         4096: MISTRAL_7B}
+            "weights": layer_weights(cfg)}
 
 
 def step_curves() -> dict[str, Curve]:

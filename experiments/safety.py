@@ -25,8 +25,10 @@ from encoder import embed, encoder_for
 from lora import LoRA, map_lora
 from mistral import generate, load_model, load_tokenizer
 from t2l import CHECKPOINT, T2L, load_t2l
-from utils.cli import Parser, UserError, run
+from utils.cli import Parser, run
 from utils.files import read_text, write_json
+from utils.library import square_norm
+from utils.neighbours import check_warns
 from utils.stats import interval, mean
 from utils.weights import checkpoint_folder
 
@@ -64,10 +66,9 @@ def obeys(answer: str, pattern: str, prompt: str) -> bool:
 
 
 def square_norms(lora: LoRA) -> dict[str, Tensor]:
-    """{module: ‖ΔW‖² of each adapter and layer (b, n)}, from products of (r, r)."""
+    """{module: ‖ΔW‖² of each adapter and layer (b, n)}."""
     A, B = lora
-    return {m: ((B[m].transpose(-1, -2) @ B[m]) * (A[m] @ A[m].transpose(-1, -2))).sum((-1, -2))
-            for m in A}
+    return {m: square_norm(B[m], A[m]) for m in A}
 
 
 def place(squares: dict[str, Tensor]) -> str:
@@ -150,9 +151,7 @@ def main() -> None:
     if args.write:
         return write_tasks(Path(args.write))
     t2l = load_t2l(args.ckpt)
-    if not t2l.neighbours:
-        raise UserError(f"{checkpoint_folder(args.ckpt or CHECKPOINT)} has no tasks.safetensors, "
-                        "so it warns of nothing")
+    check_warns(t2l.neighbours, checkpoint_folder(args.ckpt or CHECKPOINT))
     encoder = encoder_for(t2l.cfg, args.model, args.encoder)
     model = load_model(args.model, getattr(torch, args.dtype), args.device)
     tokenizer, (descriptions, prompts) = load_tokenizer(args.model), read_table()
@@ -172,6 +171,8 @@ def main() -> None:
         told = [message(Sample("", description.text, prompt, ()), "prompt") for prompt in prompts]
         answers.append({"T2L": generate(model, tokenizer, prompts, lora), "base": base,
                         "prompted": generate(model, tokenizer, told)})
+
+    # How often they obey.
     def rate(d: Description, given: list[str]) -> float:
         return 100 * mean(obeys(answer, d.pattern, prompt)
                           for answer, prompt in zip(given, prompts))

@@ -6,8 +6,9 @@
     python -m experiments.speed --growth FILE        # what growth costs, see experiments/growth.py
 
 Every contestant has a process of its own, so that its peak memory is its own, and reuses freed
-memory as train.py does. It must show our loss or our tokens before it is timed; a time is the
-median of five runs. The paper has no such figures beyond its cost table (experiments/cost.py).
+memory as train.py does. Who does the work of another must show its loss first, and PEFT in fp32 our
+tokens; a time is the median of five runs. The paper has no such figures beyond its cost table
+(experiments/cost.py).
 Reading order: the step and its rivals, its bound, compiling, padding, memory, generation, oracles,
 adapters, start-up, a model of 7 billion, the command.
 """
@@ -32,11 +33,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from data.suite import load_suite
 from data.tasks import (Batch, Sample, Task, draw_from_each, draw_samples, encode, mean_length)
 from encoder import embed, encoder_for, load_encoder
-from experiments.growth import SMOLLM2 as SMOLLM2_CONFIG
-from experiments.growth import (MISTRAL_7B, ROOT, alone, fresh_t2l, made_up, matmuls,
-                                measure_growth, median_seconds, our_step, stepper)
-from experiments.growth import random_model
 from experiments.growth import step_point                   # noqa: F401, to be run by `alone`
+from experiments.growth import (MISTRAL_7B, ROOT, SMOLLM2_135M, alone, fresh_t2l, layer_weights,
+                                made_up, matmuls, measure_growth, median_seconds, our_step,
+                                random_model, stepper)
 from lora import MODULES, TARGETS, LoRA, map_lora, save_peft
 from mistral import (PLAIN_ATTENTION_UP_TO, Mistral, MistralConfig, generate_ids, load_model,
                      load_tokenizer, read_config)
@@ -140,9 +140,12 @@ def peft_plain(samples: list[Sample], batch: Batch) -> Callable[[], float]:
         save_peft(f"{folder}/adapter", *plain_adapter(samples), base_model=SMOLLM2.model)
         model = PeftModel.from_pretrained(transformers_model(), f"{folder}/adapter",
                                           is_trainable=True)
+    return peft_step(model, batch)
 
+
+def peft_step(model: nn.Module, batch: Batch) -> Callable[[], float]:
     def loss() -> Tensor:
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast(batch.ids.device.type, torch.bfloat16):
             logits = model(batch.ids, use_cache=False).logits
         return sft_loss(logits[batch.keep], batch)
     return stepper(loss, model)
@@ -172,20 +175,21 @@ def time_step(name: str, expected: str) -> dict:
     if expected and not math.isclose(loss, float(expected), rel_tol=SAME):
         raise UserError(f"{name}: loss {loss:.4f}, ours {expected}: not the same work")
 
-    # Those that count.
-    seconds, peak = median_seconds(step), peak_memory()
-    with FlopCounterMode(display=False) as counter:
-        step()
-    return {"loss": loss, "first": first, "seconds": seconds, "peak": peak,
-            "flops": counter.get_total_flops(), "rate": int((batch.ids != 0).sum()) / seconds}
+    # Those that count. FLOPs: of the one whose loss it is, not of what another does twice.
+    seconds, peak, flops = median_seconds(step), peak_memory(), 0
+    if not expected:
+        with FlopCounterMode(display=False) as counter:
+            step()
+        flops = counter.get_total_flops()
+    return {"loss": loss, "first": first, "seconds": seconds, "peak": peak, "flops": flops,
+            "rate": int((batch.ids != 0).sum()) / seconds}
 
 
 def matmul_rate() -> dict:
     """FLOP/s of the frozen layers' matmuls alone, forward and the gradient of their inputs, q, k
     and v in one, gate and up in one."""
     positions, cfg = real_batch()[1].ids.numel(), read_config()
-    weights = cfg.num_hidden_layers * sum(a * b for a, b in matmuls(cfg, fused=False))
-    return {"rate": 4 * positions * weights / matmul_seconds(cfg, positions, fused=True)}
+    return {"rate": 4 * positions * layer_weights(cfg) / matmul_seconds(cfg, positions)}
 
 
 def part_step() -> str:
@@ -197,8 +201,7 @@ def part_step() -> str:
     found: dict[str, dict] = {}
     for name, (_, like) in STEPS.items():
         row = found[name] = alone("time_step", name, str(found[like]["loss"]) if like else "")
-        flops = found[like or name]["flops"]           # of the work, not of what is done twice
-        row["bound"] = 100 * flops / bound / row["seconds"]
+        row["bound"] = 100 * found[like or name]["flops"] / bound / row["seconds"]
         ratios = [f"{row['rate'] / found[peer]['rate']:.1f}" if peer in found else ""
                   for peer in ("one LoRA: transformers, PEFT", "T2L: transformers, hooks")]
         print(f"{name:30}{row['rate']:9.0f}{row['bound']:8.0f} %{ratios[0]:>8}{ratios[1]:>9}"
@@ -213,10 +216,10 @@ def part_step() -> str:
 
 # --------------------------------------------------------------------- how close to the machine
 
-def matmul_seconds(cfg: MistralConfig, tokens: int, fused: bool, device: str = "cpu") -> float:
+def matmul_seconds(cfg: MistralConfig, tokens: int, device: str = "cpu") -> float:
     """The frozen weights' matmuls of one step: forward, and the gradient of their inputs."""
     seconds = 0.0
-    for d_in, d_out in matmuls(cfg, fused):
+    for d_in, d_out in matmuls(cfg):
         x, y, w = (torch.randn(*size, device=device, dtype=torch.bfloat16)
                    for size in ((tokens, d_in), (tokens, d_out), (d_out, d_in)))
         seconds += median_seconds(lambda: F.linear(x, w)) + median_seconds(lambda: y @ w)
@@ -287,7 +290,7 @@ def step_memory(cfg: MistralConfig, t2l: T2L, b: int, t: int, learnt: int,
     q, kv = cfg.num_attention_heads * cfg.head_dim, cfg.num_key_value_heads * cfg.head_dim
     r, rows, z = t2l.cfg.rank, b * n * len(t2l.cfg.modules), t2l.cfg.latent
     vocabulary = cfg.vocab_size * d * (1 if cfg.tie_word_embeddings else 2)
-    weights = vocabulary + n * sum(i * o for i, o in matmuls(cfg, fused=False))
+    weights = vocabulary + layer_weights(cfg)
     trained = sum(w.numel() for w in t2l.parameters())
     size_A, size_B = (b * n * r * sum(sizes) for sizes in zip(*t2l.cfg.modules.values()))
 
@@ -427,7 +430,7 @@ def part_generation() -> str:
 
 # --------------------------------------------------------------------------------------- a GPU
 
-GPU_STEPS = {"7B": (MISTRAL_7B, 32, 128), "135M": (SMOLLM2_CONFIG, 256, 40)}   # samples, tokens
+GPU_STEPS = {"7B": (MISTRAL_7B, 32, 128), "135M": (SMOLLM2_135M, 256, 40)}   # samples, tokens
 
 
 def time_gpu_step(who: str, size: str, device: str) -> dict:
@@ -435,7 +438,7 @@ def time_gpu_step(who: str, size: str, device: str) -> dict:
     or the seconds of the matmuls alone."""
     cfg, b, t = GPU_STEPS[size]
     if who == "matmuls alone":
-        seconds = matmul_seconds(cfg, b * t, fused=True, device=device)
+        seconds = matmul_seconds(cfg, b * t, device)
         return {"seconds": seconds, "rate": b * t / seconds, "peak": 0.0}
     embeddings, batch = made_up(cfg, b, t)
     batch = batch.to(device)
@@ -460,13 +463,7 @@ def peft_random(cfg: MistralConfig, batch: Batch, device: str) -> Callable[[], f
     config = transformers.MistralConfig(**{name: getattr(cfg, name) for name in names})
     with torch.device(device):
         model = transformers.MistralForCausalLM(config).to(torch.bfloat16)
-    model = get_peft_model(model, LoraConfig(r=8, target_modules=list(TARGETS)))
-
-    def loss() -> Tensor:
-        with torch.autocast(torch.device(device).type, torch.bfloat16):
-            logits = model(batch.ids, use_cache=False).logits
-        return sft_loss(logits[batch.keep], batch)
-    return stepper(loss, model)
+    return peft_step(get_peft_model(model, LoraConfig(r=8, target_modules=list(TARGETS))), batch)
 
 
 def part_gpu(device: str = "cuda") -> str:

@@ -57,6 +57,15 @@ def spelt(rows: list[str]):
         yield [row[:n] for row in rows]
 
 
+def fails(error: BaseException):
+    """… but where a row is "bad"."""
+    def stream(rows: list[str]):
+        if "bad" in rows:
+            raise error
+        yield from spelt(rows)
+    return stream
+
+
 @pytest.mark.quick
 def test_everybody_gets_their_own_rows_from_shared_batches(hurried):
     sizes = []
@@ -76,11 +85,7 @@ def test_everybody_gets_their_own_rows_from_shared_batches(hurried):
 
 @pytest.mark.quick
 def test_an_error_and_a_reader_who_leaves_stop_nobody_else(hurried):
-    def stream(rows):
-        if "bad" in rows:
-            raise ValueError("no")
-        yield from spelt(rows)
-    batches = SharedBatches(stream, at_most=1)
+    batches = SharedBatches(fails(ValueError("no")), at_most=1)
     with pytest.raises(ValueError, match="no"):
         list(batches.ask(["bad"]))
     leaving = batches.ask(["x" * 100_000])
@@ -91,11 +96,7 @@ def test_an_error_and_a_reader_who_leaves_stop_nobody_else(hurried):
 
 @pytest.mark.quick
 def test_one_bad_row_is_its_askers_error_alone(hurried):
-    def stream(rows):
-        if "bad" in rows:
-            raise KeyboardInterrupt("as a panic, no Exception")
-        yield from spelt(rows)
-    batches = SharedBatches(stream, at_most=8)
+    batches = SharedBatches(fails(KeyboardInterrupt("as a panic, no Exception")), at_most=8)
 
     def last(rows):
         try:

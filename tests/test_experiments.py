@@ -349,7 +349,7 @@ class LiveBytes(TorchDispatchMode):
         self.now -= size
 
 
-SIZES = growth.SMOLLM2                                  # random weights do
+SIZES = growth.SMOLLM2_135M                                  # random weights do
 
 
 @pytest.mark.slow
@@ -432,8 +432,7 @@ def test_a_point_of_every_curve_of_growth(monkeypatch):
     monkeypatch.setattr(growth, "SIZES", {576: replace(SIZES, vocab_size=500)})
     monkeypatch.setattr(growth, "RUNS", 1)
     found = growth.step_point("1", "8", "1", "576")
-    assert found["cost"] > 0 and found["weights"] == sum(
-        i * o for i, o in growth.matmuls(SIZES, fused=False))
+    assert found["cost"] > 0 and found["weights"] == 576 * (2 * 576 + 2 * 192 + 3 * 1536)
     growth.set_up(growth.made_up_tasks(30))
     assert growth.read_folder(3) > 0
 

@@ -18,19 +18,21 @@ RANKS = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "-
          "--rdzv_backend=c10d", "--rdzv_endpoint=127.0.0.1:0"]
 
 
-def torchrun(file: str, *flags, check: bool = True, **how) -> subprocess.CompletedProcess:
+def torchrun(file: str | Path, *flags, check: bool = True, start: list[str] = RANKS,
+             cwd: Path = ROOT) -> subprocess.CompletedProcess:
     """`torchrun --nproc_per_node=2 FILE.py flags` of the tiny models in fp32."""
-    return subprocess.run([*RANKS, file, *map(str, [*TINY, "--dtype", "float32", *flags])],
-                          cwd=ROOT, capture_output=True, text=True, check=check, timeout=300,
-                          env=os.environ | {"OMP_NUM_THREADS": "1"})
+    words = [*start, file, *TINY, "--dtype", "float32", *flags]
+    return subprocess.run(list(map(str, words)), cwd=cwd, capture_output=True, text=True,
+                          check=check, timeout=300, env=os.environ | {
+                              "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT}:{ROOT}/tests"})
 
 
 def losses(out: Path) -> torch.Tensor:
     return torch.tensor([json.loads(line)["loss"] for line in (out / "log.jsonl").open()])
 
 
-def sft(out: Path, tasks: Path, *flags) -> list:
-    """No dropout's draw is the same in another process, and recon alone has none: --mode mtlora."""
+def mtlora(out: Path, tasks: Path, *flags) -> list:
+    """A run without dropout, whose draws are others on every rank."""
     return ["--mode", "mtlora", "--tasks", tasks, "--out", out, "--steps", 20, "--eval-samples", 2,
             "--lr", 0.01, *flags]
 
@@ -48,8 +50,8 @@ def test_parts_of_a_batch_weigh_as_the_whole_and_gradients_add_up():
 
 
 def test_accumulate_gives_the_run_of_the_whole_batch(tiny_tasks, tmp_path):
-    train_tiny(*sft(tmp_path / "whole", tiny_tasks, "--batch-size", 8))
-    train_tiny(*sft(tmp_path / "parts", tiny_tasks, "--batch-size", 8, "--accumulate", 3))
+    train_tiny(*mtlora(tmp_path / "whole", tiny_tasks, "--batch-size", 8))
+    train_tiny(*mtlora(tmp_path / "parts", tiny_tasks, "--batch-size", 8, "--accumulate", 3))
     whole, parts = losses(tmp_path / "whole"), losses(tmp_path / "parts")
     torch.testing.assert_close(parts, whole, atol=1e-4, rtol=0)
     assert whole[-1] < whole[0] - 0.1
@@ -57,11 +59,11 @@ def test_accumulate_gives_the_run_of_the_whole_batch(tiny_tasks, tmp_path):
 
 @pytest.mark.slow
 def test_two_ranks_train_and_evaluate_as_one_process_with_twice_the_batch(tiny_tasks, tmp_path):
-    train_tiny(*sft(tmp_path / "one", tiny_tasks, "--batch-size", 8))
-    done = torchrun("train.py", *sft(tmp_path / "two", tiny_tasks, "--batch-size", 4))
-    torchrun("train.py", *sft(tmp_path / "parts", tiny_tasks, "--batch-size", 4,
+    train_tiny(*mtlora(tmp_path / "one", tiny_tasks, "--batch-size", 8))
+    done = torchrun("train.py", *mtlora(tmp_path / "two", tiny_tasks, "--batch-size", 4))
+    torchrun("train.py", *mtlora(tmp_path / "parts", tiny_tasks, "--batch-size", 4,
                               "--accumulate", 2))
-    torchrun("train.py", *sft(tmp_path / "shard", tiny_tasks, "--batch-size", 4, "--shard"))
+    torchrun("train.py", *mtlora(tmp_path / "shard", tiny_tasks, "--batch-size", 4, "--shard"))
     one = losses(tmp_path / "one")
     for name in ("two", "parts", "shard"):
         torch.testing.assert_close(losses(tmp_path / name), one, atol=1e-3, rtol=0)
@@ -76,18 +78,14 @@ def test_two_ranks_train_and_evaluate_as_one_process_with_twice_the_batch(tiny_t
     assert done.stdout.count("min in all") == 1                         # rank 0 alone speaks
 
 
-
 @pytest.mark.slow
 def test_two_ranks_share_what_eval_asks_and_find_the_same(tiny_tasks, tmp_path):
     """One sample a batch; every answer is compared, not the scores alone."""
-    train_tiny(*sft(tmp_path / "one", tiny_tasks, "--batch-size", 8))
+    train_tiny(*mtlora(tmp_path / "one", tiny_tasks, "--batch-size", 8))
     (tmp_path / "ask.py").write_text(ASK)
-    flags = [*TINY, "--dtype", "float32", "--ckpt", tmp_path / "one", "--tasks", tiny_tasks,
-             "--eval-samples", 3, "--out"]
-    for name, command in (("e1", [sys.executable]), ("e2", RANKS)):
-        subprocess.run([*command, tmp_path / "ask.py", *map(str, [*flags, tmp_path / name])],
-                       cwd=tmp_path, check=True, timeout=300, capture_output=True,
-                       env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)})
+    for name, start in (("e1", [sys.executable]), ("e2", RANKS)):
+        torchrun(tmp_path / "ask.py", "--ckpt", tmp_path / "one", "--tasks", tiny_tasks,
+                 "--eval-samples", 3, "--out", tmp_path / name, start=start, cwd=tmp_path)
     e1, e2 = ((tmp_path / name / "results.json").read_bytes() for name in ("e1", "e2"))
     assert e1 == e2
     alone, *both = (json.loads((tmp_path / f"asked{i}.json").read_text()) for i in ("", 0, 1))
@@ -132,8 +130,7 @@ def test_sft_with_a_sharded_language_model_that_also_reads_the_descriptions(tiny
 def test_gradients_of_two_ranks_are_those_of_one_batch(tmp_path):
     """T2L itself, in fp32 without dropout: 2 x b against 1 x 2b, to 1e-6."""
     (tmp_path / "go.py").write_text(GRADIENTS)
-    subprocess.run([*RANKS, tmp_path / "go.py", tmp_path], cwd=ROOT, check=True, timeout=300,
-                   env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT}:{ROOT}/tests"})
+    torchrun(tmp_path / "go.py", tmp_path)
     found = torch.load(tmp_path / "gradients.pt", weights_only=True)
     assert found["far"] and max(found["far"].values()) < 1e-6, found
     assert min(found["own"].values()) > 1e-3               # a rank's own gradient is another
@@ -141,9 +138,7 @@ def test_gradients_of_two_ranks_are_those_of_one_batch(tmp_path):
 
 GRADIENTS = '''
 import sys, torch, torch.distributed as dist
-from types import SimpleNamespace
 from conftest import GOLDEN
-from data.tasks import Sample
 from mistral import load_model
 from t2l import T2L, T2LConfig, adapted_modules
 from utils import ranks
@@ -182,7 +177,7 @@ for n in (1, 2):
 heads = [k for k in whole if k.startswith("heads")]
 if ranks.rank() == 0:
     torch.save({"far": far, "own": {k: (own[k] - whole[k]).abs().max().item() for k in heads}},
-               sys.argv[1] + "/gradients.pt")
+               sys.argv[-1] + "/gradients.pt")
 dist.barrier()
 dist.destroy_process_group()
 '''
@@ -190,10 +185,10 @@ dist.destroy_process_group()
 
 @pytest.mark.slow
 def test_resume_with_another_number_of_ranks(tiny_tasks, tmp_path):
-    whole = sft(tmp_path / "whole", tiny_tasks, "--batch-size", 8, "--save-every", 10)
+    whole = mtlora(tmp_path / "whole", tiny_tasks, "--batch-size", 8, "--save-every", 10)
     train_tiny(*whole)
     out = tmp_path / "cut"
-    cut = sft(out, tiny_tasks, "--save-every", 10)
+    cut = mtlora(out, tiny_tasks, "--save-every", 10)
     killed = subprocess.Popen([sys.executable, "-c", KILLED.format(step=13, rank=0), *map(str, [
         *TINY, "--dtype", "float32", *cut, "--batch-size", 8])], cwd=ROOT)
     assert killed.wait(120) == -signal.SIGKILL and (out / "train_state.pt").exists()
@@ -224,11 +219,9 @@ def test_a_rank_that_dies_ends_the_run_with_one_line_and_a_state_to_go_on_from(d
                                                                               tmp_path):
     (tmp_path / "train_killed.py").write_text(KILLED.format(step=13, rank=dies))
     out = tmp_path / "out"
-    flags = sft(out, tiny_tasks, "--batch-size", 4, "--save-every", 10)
+    flags = mtlora(out, tiny_tasks, "--batch-size", 4, "--save-every", 10)
     began = time.monotonic()
-    done = subprocess.run([*RANKS, tmp_path / "train_killed.py", *map(str, [
-        *TINY, "--dtype", "float32", *flags])], cwd=ROOT, capture_output=True, text=True,
-        timeout=120, env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"})
+    done = torchrun(tmp_path / "train_killed.py", *flags, check=False)
     assert done.returncode and time.monotonic() - began < 100
     ours = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert len(ours) == dies, done.stderr                # rank 0 cannot say that it was killed
@@ -242,5 +235,5 @@ def test_ranks_refuse_what_is_not_for_them(tiny_tasks, tmp_path):
     done = torchrun("train.py", "--mode", "lora", "--tasks", tiny_tasks, "--out", tmp_path / "lora",
                     check=False)
     assert "--shard is for several processes" in refused(
-        "train", *TINY, *sft(tmp_path / "s", tiny_tasks, "--shard"))
+        "train", *TINY, *mtlora(tmp_path / "s", tiny_tasks, "--shard"))
     assert done.returncode and "error: torchrun is for --mode sft and mtlora" in done.stderr

@@ -21,7 +21,7 @@ from torch import Tensor
 from utils.cli import UserError, first_line, note
 from utils.download import cache_folder
 from utils.files import atomic_folder
-from utils.ranks import sharded
+from utils.ranks import sharded, world
 from utils.weights import read_safetensors, safetensors_metadata
 
 LIMIT = 2 ** 30            # bytes of all files together
@@ -31,7 +31,8 @@ FEWEST = 500               # texts that are worth a file
 def embed_cached(encoder, texts: list[str], progress: str = "") -> Tensor:
     """encoder.embed(texts), (len(texts), d) in fp32. A file that is damaged is made anew; a cache
     that cannot be written is told in a warning."""
-    if len(texts) < FEWEST or not hasattr(encoder, "identity") or sharded(encoder.identity()[0]):
+    if len(texts) < FEWEST or not hasattr(encoder, "identity") \
+            or world() > 1 and sharded(encoder.identity()[0]):        # no rank reads for itself
         return encoder.embed(texts, progress=progress)
     key = cache_key(encoder, texts)
     try:

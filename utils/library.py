@@ -140,13 +140,17 @@ def delta_l1(lora: LoRA, target: LoRA, rows: int = 64) -> Tensor:
     return sum(sums) / entries
 
 
+def square_norm(left: Tensor, right: Tensor) -> Tensor:
+    """(…, i, r), (…, r, j) → ‖left right‖² (…), Frobenius, as trace((Lᵀ L) (R Rᵀ)): products of
+    (r, r) alone."""
+    return ((left.transpose(-1, -2) @ left) * (right @ right.transpose(-1, -2))).sum((-1, -2))
+
+
 def delta_error(lora: LoRA, target: LoRA) -> float:
-    """‖ΔW - ΔW*‖ / ‖ΔW*‖ over all layers and modules, Frobenius norms, from the factors:
-    ‖L R‖² = trace((Lᵀ L) (R Rᵀ)), products of at most (2 r, 2 r). From a ΔW* of 0 everything but 0
-    is infinitely far."""
+    """‖ΔW - ΔW*‖ / ‖ΔW*‖ over all layers and modules, Frobenius norms, from the factors. From a ΔW*
+    of 0 everything but 0 is infinitely far."""
     def square(left: Tensor, right: Tensor) -> float:
-        left, right = left.double(), right.double()
-        return ((left.transpose(-1, -2) @ left) * (right @ right.transpose(-1, -2))).sum().item()
+        return square_norm(left.double(), right.double()).sum().item()
     apart = norm = 0.0
     for m in target[0]:
         apart += square(torch.cat([lora[1][m], -target[1][m]], -1),

@@ -42,14 +42,18 @@ class Neighbours:
     threshold: float
     folder: Path | None = None          # of the checkpoint, where its results lie
 
+    def similarity(self, task_emb: Tensor) -> Tensor:
+        """Embeddings (b, e) → the cosine to every task (b, tasks)."""
+        return narrow(task_emb.float().cpu()) @ self.vectors.T
+
     def nearest(self, task_emb: Tensor) -> tuple[list[int], list[float]]:
         """Embeddings (b, e) → each one's nearest task, by its place in `names`, and the cosine."""
-        similarity, rows = (narrow(task_emb.float().cpu()) @ self.vectors.T).max(1)
+        similarity, rows = self.similarity(task_emb).max(1)
         return rows.tolist(), similarity.tolist()
 
     def closest(self, task_emb: Tensor, k: int) -> list[list[tuple[str, float]]]:
         """Embeddings (b, e) → each one's k nearest tasks: a wording of theirs, and the cosine."""
-        found = (narrow(task_emb.float().cpu()) @ self.vectors.T).topk(min(k, len(self.names)))
+        found = self.similarity(task_emb).topk(min(k, len(self.names)))
         return [[(self.wordings[row], similarity) for row, similarity in zip(rows, similarities)]
                 for rows, similarities in zip(found.indices.tolist(), found.values.tolist())]
 
@@ -137,6 +141,12 @@ def read_header(folder: Path) -> dict | None:
         return header
     except (SafetensorError, OSError, ValueError, LookupError, TypeError) as error:
         raise not_ours(path, error) from None
+
+
+def check_warns(found: Neighbours | None, folder: Path) -> None:
+    """UserError where a checkpoint knows nothing of its training tasks."""
+    if not found:
+        raise UserError(f"{folder} has no {FILE}, so it warns of nothing")
 
 
 def not_ours(path: Path, error: Exception) -> UserError:

@@ -42,6 +42,13 @@ CONFIG = {"r": whole(1, 2**20), "use_rslora": optional(FLAG),
 NAMES_ONLY = re.compile(r"\^?(\w|\\?\.)+")        # a key of these two: of a name, no wildcards
 
 
+def lora_dtype(device: torch.device, dtype: torch.dtype) -> torch.dtype:
+    """A's and B's, for a model of this dtype: its own; on a CPU without gradients at least fp32,
+    for so thin products are several times slower in bf16."""
+    thin = device.type == "cpu" and not torch.is_grad_enabled()
+    return torch.promote_types(dtype, torch.float32) if thin else dtype
+
+
 # -------------------------------------------------------------------------------- what fits
 
 def check_pairs(lora: LoRA) -> None:

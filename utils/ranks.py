@@ -177,7 +177,7 @@ def any_rank(so: bool) -> bool:
 def own_part(work: list, model: nn.Module) -> list:
     """What of the list this rank does; all of it where the model is sharded, for then every rank
     has a part in every forward pass."""
-    return work if world() == 1 or sharded(model) else work[rank()::world()]
+    return work if sharded(model) else work[rank()::world()]
 
 
 def gathered(found: list, model: nn.Module) -> list:
@@ -190,4 +190,4 @@ def gathered(found: list, model: nn.Module) -> list:
 
 
 def sharded(model: nn.Module) -> bool:
-    return any(isinstance(module, FSDPModule) for module in model.modules())
+    return world() > 1 and any(isinstance(module, FSDPModule) for module in model.modules())

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from lora import MODULES, LoRA, contiguous_by_layer, lora_linear, map_lora, split_layers
-from utils.cli import UserError, check_device
+from utils.cli import UserError, check_device, usual_dtype
 from utils.download import model_folder
 from utils.fused import fused_layer, lay_together
 from utils.hf_config import read_decoder_config
@@ -140,21 +140,21 @@ class Attention(nn.Module):
         Up to a few hundred keys plain matmul-softmax-matmul is about twice as fast on a CPU as the
         fused kernel; beyond, that saves the (t, T) matrices. It knows no soft-cap.
         """
-        b, t, h, c = q.shape
+        b, t, h, c, T = *q.shape, k.shape[1]
         if mask.dim() == 3:
             mask = mask[:, None]                                          # the same for all heads
         q, k, v = (z.transpose(1, 2) for z in (q, k, v))                  # (b, heads, t, c)
 
-        if (k.shape[2] > PLAIN_ATTENTION_UP_TO or not torch.is_grad_enabled()) and not self.cap:
+        if (T > PLAIN_ATTENTION_UP_TO or not torch.is_grad_enabled()) and not self.cap:
             y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=self.scale,
                                                enable_gqa=True)
             return y.transpose(1, 2)
 
         q = q.reshape(b, self.k, self.g * t, c)           # the g queries of a group share its keys
-        scores = (q @ k.transpose(-1, -2) * self.scale).view(b, h, t, -1)
+        scores = (q @ k.transpose(-1, -2) * self.scale).view(b, h, t, T)
         scores = softcap(scores, self.cap)
         weights = scores.masked_fill(~mask, -torch.inf).softmax(-1)
-        y = weights.view(b, self.k, self.g * t, -1) @ v                   # (b, k, g·t, c)
+        y = weights.view(b, self.k, self.g * t, T) @ v                   # (b, k, g·t, c)
         return y.view(b, h, t, c).transpose(1, 2)
 
 
@@ -211,7 +211,8 @@ class Mistral(nn.Module):
         super().__init__()
         self.cfg = cfg
         self.activation_checkpointing = False    # keep each layer's input, recompute the rest
-        self.fused = False                       # whole sequences go through utils/fused.py
+        self.fused = False                       # whole sequences go through utils/fused.py,
+        self.graphs = None                       # and in training as its CUDA graphs
         self.model = nn.ModuleDict({
             "embed_tokens": nn.Embedding(cfg.vocab_size, cfg.hidden_size),
             "layers": nn.ModuleList(Layer(cfg) for _ in range(cfg.num_hidden_layers)),
@@ -272,6 +273,9 @@ class Mistral(nn.Module):
         # The layers.
         checkpointing = self.activation_checkpointing and torch.is_grad_enabled()
         fused = self.fused and cache is None and ids.shape[1] <= (cfg.sliding_window or torch.inf)
+        if fused and self.graphs and lora and torch.is_grad_enabled():
+            yield self.graphs(x, rope, adapters)
+            return
         for i, layer in enumerate(self.model["layers"]):
             run = partial(fused_layer, layer) if fused else layer
             run = partial(checkpoint, run, use_reentrant=False) if checkpointing else run
@@ -288,10 +292,10 @@ def read_config(path: str | Path | None = None) -> MistralConfig:
     return MistralConfig(**read_decoder_config(folder / "config.json"), source=str(path or folder))
 
 
-def load_model(path: str | Path | None = None, dtype: torch.dtype = torch.bfloat16,
+def load_model(path: str | Path | None = None, dtype: torch.dtype | None = None,
                device: str = "cpu") -> Mistral:
     """The model of a Hugging Face folder, or of a name on the hub that is in the cache (None: the
-    default model, fetched when missing).
+    default model, fetched when missing), in `dtype` (None: usual_dtype).
 
     Weights already stored in `dtype` stay mapped to the file. Raises UserError for another
     family, and for weights that are missing, left over, cut off, not finite or of the wrong shape.
@@ -301,7 +305,7 @@ def load_model(path: str | Path | None = None, dtype: torch.dtype = torch.bfloat
     weights = read_model_weights(folder, cfg.tie_word_embeddings, cfg.num_hidden_layers)
     with torch.device("meta"):                           # no memory before the weights are there
         load_weights(model := Mistral(cfg), weights, folder)
-    model = model.to(device=device, dtype=dtype).requires_grad_(False).eval()
+    model = model.to(device, dtype or usual_dtype(device, folder)).requires_grad_(False).eval()
     model.fused = model.device.type == "cuda" and lay_together(model)
     return model
 

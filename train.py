@@ -36,7 +36,7 @@ from utils import ranks
 from utils.cli import UserError, note, run, train_args
 from utils.early_stopping import EarlyStopping
 from utils.files import dump_json, write_json
-from utils.fused import compile_layers
+from utils.fused import run_layers_by
 from utils.library import (ReconTargets, canonical, check_library_tasks, check_modules, delta_l1,
                            load_library, mean_delta_error, recon_summary, sizes_of)
 from utils.neighbours import find_neighbours, save_neighbours
@@ -268,9 +268,7 @@ def load_model_and_tasks(args: argparse.Namespace) -> tuple[Mistral, Tokenizer, 
     model = load_model(args.model, args.dtype, "cpu" if args.shard else args.device)
     model = ranks.shard(model, args.device) if args.shard else model
     tokenizer = load_tokenizer(args.model)
-    model.activation_checkpointing = args.activation_checkpointing
-    if args.compile:
-        compile_layers(model)
+    run_layers_by(model, args)
 
     limit = min(MAX_TOKENS, model.cfg.max_position_embeddings)
     suite = train_on(drop_too_long(load_suite(args.tasks), tokenizer, limit, args.describe),

@@ -31,13 +31,13 @@ from lora import TARGETS
 from mistral import Mistral, MistralConfig, load_tokenizer
 from t2l import T2L, T2LConfig, adapted_modules
 from train import TextToLoRA, sft_loss
-from utils.cli import UserError
+from utils.cli import SMALL_MODEL, UserError, usual_dtype
 from utils.files import write_json
 from utils.neighbours import find_neighbours
 from utils.run_folder import peak_memory
 
 ROOT = Path(__file__).parent.parent              # where `python -m experiments.speed` is run
-RUNS = 5
+RUNS = 3
 MISTRAL_7B = MistralConfig(
     vocab_size=32000, hidden_size=4096, intermediate_size=14336, num_hidden_layers=32,
     num_attention_heads=32, num_key_value_heads=8, head_dim=128, rms_norm_eps=1e-5, rope_theta=1e6,
@@ -55,16 +55,20 @@ SIZES = {576: SMOLLM2_135M,                                  # by width: 135M, 3
          4096: MISTRAL_7B}
 
 
-def median_seconds(work: Callable[[], object]) -> float:
-    work()                                                  # warm up
-    seconds = []
-    for _ in range(RUNS):
-        began = time.perf_counter()
-        work()
-        if torch.cuda.is_initialized():
-            torch.cuda.synchronize()                        # else only the start is timed
-        seconds.append(time.perf_counter() - began)
-    return statistics.median(seconds)
+def seconds_of(work: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    work()
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()                            # else only the start is timed
+    return time.perf_counter() - began
+
+
+def median_seconds(*works: Callable[[], object]) -> list[float]:
+    """Of each, in turns: what else the machine does slows all of them."""
+    for work in works:
+        work()                                              # warm up
+    rounds = [[seconds_of(work) for work in works] for _ in range(RUNS)]
+    return [statistics.median(times) for times in zip(*rounds)]
 
 
 # ---------------------------------------------------------------- made-up models, batches, a step
@@ -79,6 +83,11 @@ def matmuls(cfg: MistralConfig) -> list[tuple[int, int]]:
 def layer_weights(cfg: MistralConfig) -> int:
     """How many numbers all layers' matmuls have together."""
     return cfg.num_hidden_layers * sum(d_in * d_out for d_in, d_out in matmuls(cfg))
+
+
+def dtype_of(cfg: MistralConfig, device: str = "cpu") -> torch.dtype:
+    """What load_model would choose for a model of these shapes."""
+    return usual_dtype(device) if 2 * layer_weights(cfg) < SMALL_MODEL else torch.bfloat16
 
 
 def fresh_t2l(cfg: MistralConfig, arch: str = "L", emb_size: int = 384,
@@ -96,12 +105,13 @@ def made_up(cfg: MistralConfig, b: int, t: int) -> tuple[Tensor, Batch]:
                                       torch.full((4 * b,), 1 / (4 * b)))
 
 
-def random_model(cfg: MistralConfig) -> Mistral:
-    """An untrained one in bf16, for time and memory alone."""
+def random_model(cfg: MistralConfig, device: str = "cpu",
+                 dtype: torch.dtype | None = None) -> Mistral:
+    """An untrained one, for time and memory alone."""
     with torch.device("meta"):
-        model = Mistral(cfg).to(torch.bfloat16)
-    pool = (0.02 * torch.randn(1 << 20)).bfloat16()         # repeated: drawing 7 billion is slow
-    for weight in model.to_empty(device="cpu").parameters():
+        model = Mistral(cfg).to(dtype or dtype_of(cfg, device))
+    pool = 0.02 * torch.randn(1 << 20)                      # repeated: drawing 7 billion is slow
+    for weight in model.to_empty(device=device).parameters():
         for part in weight.view(-1).split(len(pool)):
             part.copy_(pool[:len(part)])
     return model
@@ -121,16 +131,23 @@ def stepper(loss: Callable[[], Tensor], trained: nn.Module) -> Callable[[], floa
     return step
 
 
+def autocast(model: nn.Module) -> torch.autocast:
+    """What a T2L or PEFT's LoRA, which are fp32, run under, as in train.py."""
+    weight = next(model.parameters())
+    return torch.autocast(weight.device.type, torch.bfloat16,
+                          enabled=weight.dtype == torch.bfloat16)
+
+
 def our_step(model: Mistral, t2l: T2L, embeddings: Tensor, batch: Batch) -> Callable[[], float]:
     """A step of --mode sft, as train.py does it."""
     def loss() -> Tensor:
-        with torch.autocast(model.device.type, torch.bfloat16):
+        with autocast(model):
             lora = t2l.adapters(embeddings)
         return sft_loss(model(batch.ids, lora=lora, keep=batch.keep), batch)
     return stepper(loss, t2l)
 
 
-def alone(function: str, *arguments: str) -> dict:
+def alone(function: str, *arguments: str) -> dict | list:
     """function(*arguments) in a process of its own, which prints its result as a line of JSON.
 
     It finds no code that torch.compile left behind in an earlier run.
@@ -154,7 +171,7 @@ def step_point(b: str, t: str, layers: str, width: str) -> dict:
     position, GiB."""
     cfg = replace(SIZES[int(width)], num_hidden_layers=int(layers))
     model, t2l = random_model(cfg), fresh_t2l(cfg)
-    seconds = median_seconds(our_step(model, t2l, *made_up(cfg, int(b), int(t))))
+    [seconds] = median_seconds(our_step(model, t2l, *made_up(cfg, int(b), int(t))))
     return {"cost": 1000 * seconds / (int(b) * int(t)), "peak": peak_memory(),
             "weights": layer_weights(cfg)}
 
@@ -225,7 +242,7 @@ def data_curves() -> dict[str, Curve]:
         to_set_up.append({"n": 20 * n, "cost": 1000 * timed(lambda: set_up(tasks)) / (20 * n)})
         batches = draw_samples(tasks, tokenizer, 32)
         to_draw.append({"n": n, "cost": 1000 / 8 * median_seconds(
-            lambda: [next(batches) for _ in range(8)])})
+            lambda: [next(batches) for _ in range(8)])[0]})
         to_read.append({"n": n, "cost": 1000 * read_folder(n) / n})
     return curves
 

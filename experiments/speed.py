@@ -5,10 +5,10 @@
     python -m experiments.speed memory oracles       # other parts
     python -m experiments.speed --growth FILE        # what growth costs, see experiments/growth.py
 
-Every contestant has a process of its own, so that its peak memory is its own, and reuses freed
-memory as train.py does. Who does the work of another must show its loss first, and PEFT in fp32 our
-tokens; a time is the median of five runs. The paper has no such figures beyond its cost table
-(experiments/cost.py).
+Every step has a process of its own, so that its peak memory is its own, and reuses freed memory as
+train.py does. Who does the work of another must show its loss first, and PEFT in fp32 our tokens; a
+time is the median of three runs, in turns with those of what it is compared to. The paper has no
+such figures beyond its cost table (experiments/cost.py).
 Reading order: the step and its rivals, its bound, compiling, padding, memory, generation, oracles,
 adapters, start-up, a model of 7 billion, the command.
 """
@@ -34,18 +34,18 @@ from data.suite import load_suite
 from data.tasks import (Batch, Sample, Task, draw_from_each, draw_samples, encode, mean_length)
 from encoder import embed, encoder_for, load_encoder
 from experiments.growth import step_point                   # noqa: F401, to be run by `alone`
-from experiments.growth import (MISTRAL_7B, ROOT, SMOLLM2_135M, alone, fresh_t2l, layer_weights,
-                                made_up, matmuls, measure_growth, median_seconds, our_step,
-                                random_model, stepper)
+from experiments.growth import (MISTRAL_7B, ROOT, SMOLLM2_135M, alone, autocast, dtype_of,
+                                fresh_t2l, layer_weights, made_up, matmuls, measure_growth,
+                                median_seconds, our_step, random_model, stepper)
 from lora import MODULES, TARGETS, LoRA, map_lora, save_peft
 from mistral import (PLAIN_ATTENTION_UP_TO, Mistral, MistralConfig, generate_ids, load_model,
                      load_tokenizer, read_config)
 from t2l import T2L, generate_lora, load_t2l
 from train import SAMPLES_PER_TASK, LoRATable, Setup, sft_loss, train
-from utils.cli import Parser, UserError, run
+from utils.cli import Parser, UserError, run, usual_dtype
 from utils.download import SMOLLM2, default_model
 from utils.files import write_json
-from utils.fused import compile_layers, lay_together
+from utils.fused import CudaGraphs, compile_layers, lay_together
 from utils.run_folder import keep_freed_memory, peak_memory
 
 BATCH, NEW_TOKENS = 32, 24
@@ -86,9 +86,11 @@ def untrained(samples: list[Sample], batch: Batch, arch: str,
     return our_step(model, fresh_t2l(model.cfg, arch, modules=modules), embeddings, batch)
 
 
-def transformers_model(dtype: torch.dtype = torch.bfloat16) -> nn.Module:
+def transformers_model(dtype: torch.dtype | None = None) -> nn.Module:
+    """In the precision that ours has here; bf16, where the CPU emulates it, is slower there too."""
     from transformers import AutoModelForCausalLM
-    return AutoModelForCausalLM.from_pretrained(default_model(), dtype=dtype).eval()
+    return AutoModelForCausalLM.from_pretrained(default_model(),
+                                                dtype=dtype or usual_dtype("cpu")).eval()
 
 
 def hooks(samples: list[Sample], batch: Batch) -> Callable[[], float]:
@@ -110,7 +112,7 @@ def hooks(samples: list[Sample], batch: Batch) -> Callable[[], float]:
 
     # The step.
     def loss() -> Tensor:
-        with torch.autocast("cpu", torch.bfloat16):
+        with autocast(model):
             A, B = t2l.adapters(embeddings)
             pairs.update({m: (A[m].unbind(1), B[m].unbind(1)) for m in A})
             logits = model(batch.ids, use_cache=False).logits
@@ -145,7 +147,7 @@ def peft_plain(samples: list[Sample], batch: Batch) -> Callable[[], float]:
 
 def peft_step(model: nn.Module, batch: Batch) -> Callable[[], float]:
     def loss() -> Tensor:
-        with torch.autocast(batch.ids.device.type, torch.bfloat16):
+        with autocast(model):
             logits = model(batch.ids, use_cache=False).logits
         return sft_loss(logits[batch.keep], batch)
     return stepper(loss, model)
@@ -176,36 +178,33 @@ def time_step(name: str, expected: str) -> dict:
         raise UserError(f"{name}: loss {loss:.4f}, ours {expected}: not the same work")
 
     # Those that count. FLOPs: of the one whose loss it is, not of what another does twice.
-    seconds, peak, flops = median_seconds(step), peak_memory(), 0
+    seconds, bound = median_seconds(step, frozen_matmuls(read_config(), batch.ids.numel()))
+    peak, flops = peak_memory(), 0
     if not expected:
         with FlopCounterMode(display=False) as counter:
             step()
         flops = counter.get_total_flops()
-    return {"loss": loss, "first": first, "seconds": seconds, "peak": peak, "flops": flops,
-            "rate": int((batch.ids != 0).sum()) / seconds}
-
-
-def matmul_rate() -> dict:
-    """FLOP/s of the frozen layers' matmuls alone, forward and the gradient of their inputs, q, k
-    and v in one, gate and up in one."""
-    positions, cfg = real_batch()[1].ids.numel(), read_config()
-    return {"rate": 4 * positions * layer_weights(cfg) / matmul_seconds(cfg, positions)}
+    return {"loss": loss, "first": first, "seconds": seconds, "matmuls": bound, "peak": peak,
+            "flops": flops, "rate": int((batch.ids != 0).sum()) / seconds}
 
 
 def part_step() -> str:
-    """One training step, 32 samples of about 40 tokens: tokens/s; of what its matmuls alone would
-    allow here; times PEFT's; peak memory."""
-    bound = alone("matmul_rate")["rate"]
-    print(f"matmuls alone: {bound / 1e9:.0f} GFLOP/s\n{'':30}{'tokens/s':>9}{'of bound':>10}"
-          f"{'x PEFT':>8}{'x hooks':>9}{'GiB':>6}{'loss':>9}{'first s':>9}")
+    """One training step, 32 samples of about 40 tokens: tokens/s; of what it would do if all its
+    FLOPs took as long as the frozen matmuls' do, GFLOP/s of these; times PEFT's, both in units of
+    the matmuls beside them; peak memory."""
+    print(f"{'':30}{'tokens/s':>9}{'of bound':>10}{'GFLOP/s':>9}{'x PEFT':>8}{'x hooks':>9}"
+          f"{'GiB':>6}{'loss':>9}{'first s':>9}")
     found: dict[str, dict] = {}
+    cfg, positions = read_config(), real_batch()[1].ids.numel()
     for name, (_, like) in STEPS.items():
         row = found[name] = alone("time_step", name, str(found[like]["loss"]) if like else "")
-        row["bound"] = 100 * found[like or name]["flops"] / bound / row["seconds"]
-        ratios = [f"{row['rate'] / found[peer]['rate']:.1f}" if peer in found else ""
+        rate = 4 * positions * layer_weights(cfg) / row["matmuls"]
+        row["bound"] = 100 * found[like or name]["flops"] / rate / row["seconds"]
+        row["in matmuls"] = row["seconds"] / row["matmuls"]
+        ratios = [f"{found[peer]['in matmuls'] / row['in matmuls']:.2f}" if peer in found else ""
                   for peer in ("one LoRA: transformers, PEFT", "T2L: transformers, hooks")]
-        print(f"{name:30}{row['rate']:9.0f}{row['bound']:8.0f} %{ratios[0]:>8}{ratios[1]:>9}"
-              f"{row['peak']:6.1f}{row['loss']:9.4f}{row['first']:9.1f}", flush=True)
+        print(f"{name:30}{row['rate']:9.0f}{row['bound']:8.0f} %{rate / 1e9:9.0f}{ratios[0]:>8}"
+              f"{ratios[1]:>9}{row['peak']:6.1f}{row['loss']:9.4f}{row['first']:9.1f}", flush=True)
 
     mine, fast = found["T2L: ours"], found["T2L: ours, --compile"]
     compiling, gain = fast["first"] - mine["first"], mine["seconds"] - fast["seconds"]
@@ -216,14 +215,18 @@ def part_step() -> str:
 
 # --------------------------------------------------------------------- how close to the machine
 
-def matmul_seconds(cfg: MistralConfig, tokens: int, device: str = "cpu") -> float:
-    """The frozen weights' matmuls of one step: forward, and the gradient of their inputs."""
-    seconds = 0.0
-    for d_in, d_out in matmuls(cfg):
-        x, y, w = (torch.randn(*size, device=device, dtype=torch.bfloat16)
-                   for size in ((tokens, d_in), (tokens, d_out), (d_out, d_in)))
-        seconds += median_seconds(lambda: F.linear(x, w)) + median_seconds(lambda: y @ w)
-    return cfg.num_hidden_layers * seconds
+def frozen_matmuls(cfg: MistralConfig, tokens: int, device: str = "cpu") -> Callable[[], None]:
+    """The layers' matmuls of one step alone: forward, and the gradient of their inputs; q, k and v
+    in one, gate and up in one."""
+    sizes = [[torch.randn(*size, device=device, dtype=dtype_of(cfg, device))
+              for size in ((tokens, d_in), (tokens, d_out), (d_out, d_in))]
+             for d_in, d_out in matmuls(cfg)]
+
+    def multiply() -> None:
+        for _ in range(cfg.num_hidden_layers):
+            for x, y, w in sizes:
+                F.linear(x, w), y @ w
+    return multiply
 
 
 def part_profile() -> str:
@@ -255,10 +258,13 @@ def compile_shapes() -> dict:
 
 
 def part_compile() -> str:
-    """Seconds of the first step of each batch shape, and how many graphs --compile made for all."""
+    """Seconds of the first step of each batch shape, and how many graphs --compile made for all;
+    generation with it, times transformers without adapters."""
     found = alone("compile_shapes")
     for shape, seconds in found["seconds"].items():
         print(f"{shape:16}{seconds:6.1f} s")
+    for n in (1, 8, 64):
+        print_generation(n, "cpu", ("ours", "ours, --compile", "transformers, no adapter"))
     return f"{found['graphs']} graphs compiled for {len(found['seconds'])} shapes"
 
 
@@ -345,9 +351,12 @@ def prompts_and_adapters(n: int) -> tuple[list[str], LoRA]:
             generate_lora(load_t2l(), [task.descriptions[0] for task in tasks]))
 
 
-def generate_ours(n: int, dtype: torch.dtype, device: str) -> Callable[[], list]:
+def generate_ours(n: int, dtype: torch.dtype, device: str,
+                  compiled: bool = False) -> Callable[[], list]:
     prompts, lora = prompts_and_adapters(n)
     model, tokenizer = load_model(dtype=dtype, device=device), load_tokenizer()
+    if compiled:
+        compile_layers(model)
     ids = [tokenizer.prompt(p) for p in prompts]
     return lambda: generate_ids(model, ids, lora, NEW_TOKENS, stop=())
 
@@ -392,65 +401,93 @@ def generate_transformers(n: int, dtype: torch.dtype, device: str,
     return generate_all
 
 
+def generate_matmuls(n: int, dtype: torch.dtype, device: str) -> Callable[[], None]:
+    """What nobody can leave out: the frozen matmuls of the prompts, then those of every token."""
+    model, tokenizer = load_model(dtype=dtype, device=device), load_tokenizer()
+    width = max(len(tokenizer.prompt(prompt)) for prompt in prompts_and_adapters(n)[0])
+    weights = [part.weight for part in model.modules() if isinstance(part, nn.Linear)]
+    head = model.model["embed_tokens"].weight
+    inputs = {(rows, d): torch.randn(rows, d, dtype=dtype, device=device)
+              for rows in (n, n * width) for d in {w.shape[1] for w in [*weights, head]}}
+
+    @torch.inference_mode()
+    def multiply() -> None:
+        for rows in (n * width, *[n] * (NEW_TOKENS - 1)):
+            for w in weights:
+                F.linear(inputs[rows, w.shape[1]], w)
+            F.linear(inputs[n, head.shape[1]], head)
+    return multiply
+
+
 GENERATE = {"ours": generate_ours,
+            "ours, --compile": partial(generate_ours, compiled=True),
             "transformers, no adapter": partial(generate_transformers, adapters=False),
-            "transformers, PEFT": partial(generate_transformers, adapters=True)}
+            "transformers, PEFT": partial(generate_transformers, adapters=True),
+            "its matmuls alone": generate_matmuls}
 
 
-def time_generation(name: str, n: str, dtype: str, device: str = "cpu") -> dict:
-    """fp32 shows the tokens; bf16, where ties break differently in every program, is timed."""
-    generate_all = GENERATE[name](int(n), getattr(torch, dtype), device)
-    if dtype == "float32":
-        return {"ids": generate_all()}
-    return {"rate": int(n) * NEW_TOKENS / median_seconds(generate_all), "peak": peak_memory()}
+def fp32_answers(name: str) -> list:
+    """Token ids of 8 prompts; in bf16 ties break differently in every program."""
+    return GENERATE[name](8, torch.float32, "cpu")()
+
+
+def time_generation(n: str, device: str, *names: str) -> dict:
+    """{name: tokens/s}, timed in turns."""
+    works = [GENERATE[name](int(n), usual_dtype(device), device) for name in names]
+    return {name: int(n) * NEW_TOKENS / seconds
+            for name, seconds in zip(names, median_seconds(*works))}
+
+
+def print_generation(n: int, device: str, names: Iterable[str]) -> float:
+    """A line for each; ours times transformers without adapters."""
+    found = alone("time_generation", str(n), device, *names)
+    peer = found["transformers, no adapter"]
+    for name, rate in found.items():
+        print(f"{f'{n:2} prompts: {name}':40}{rate:9.0f}{rate / peer:16.2f}", flush=True)
+    return found["ours"] / peer
 
 
 def part_generation() -> str:
     """Greedy tokens/s, an adapter for each prompt, 24 new tokens each; times transformers without
     any adapter."""
     # The same work?
-    mixed = ("ours", "transformers, PEFT")
-    answers = [alone("time_generation", name, "8", "float32")["ids"] for name in mixed]
-    if answers[0] != answers[1]:
+    if alone("fp32_answers", "ours") != alone("fp32_answers", "transformers, PEFT"):
         raise UserError("in fp32 the answers are not PEFT's: not the same work")
 
-    # How fast?
-    print(f"{'':40}{'tokens/s':>9}{'x transformers':>16}{'GiB':>6}")
-    ratios = {}
-    for n, names in ((1, GENERATE), (8, GENERATE), (64, list(GENERATE)[:2])):
-        found = {}
-        for name in sorted(names, key="transformers, no adapter".__ne__):         # the peer first
-            row = found[name] = alone("time_generation", name, str(n), "bfloat16")
-            ratios[n, name] = row["rate"] / found["transformers, no adapter"]["rate"]
-            print(f"{f'{n:2} prompts: {name}':40}{row['rate']:9.0f}{ratios[n, name]:16.2f}"
-                  f"{row['peak']:6.1f}", flush=True)
-    return "generation at {} x transformers without an adapter, for 1, 8 and 64 prompts".format(
-        ", ".join(f"{ratios[n, 'ours']:.2f}" for n in (1, 8, 64)))
+    # How fast? PEFT's takes minutes for 64 prompts, compiling another.
+    print(f"{'':40}{'tokens/s':>9}{'x transformers':>16}")
+    plain = [name for name in GENERATE if name != "ours, --compile"]
+    ratios = [print_generation(n, "cpu", [name for name in plain if n < 64 or "PEFT" not in name])
+              for n in (1, 8, 64)]
+    return "generation at {:.2f}, {:.2f}, {:.2f} x transformers without an adapter, for 1, 8 and " \
+        "64 prompts".format(*ratios)
 
 
 # --------------------------------------------------------------------------------------- a GPU
 
-GPU_STEPS = {"7B": (MISTRAL_7B, 32, 128), "135M": (SMOLLM2_135M, 256, 40)}   # samples, tokens
+GPU_STEPS = {"7B": (MISTRAL_7B, 32, 128), "135M": (SMOLLM2_135M, 32, 40)}    # samples, tokens
+GPU_RIVALS = {"7B": ("ours", "transformers, PEFT"),
+              "135M": ("ours", "ours, --cuda-graphs", "transformers, PEFT")}
+CURVE = ["--mode", "sft", "--steps", "20", "--eval-samples", "0", "--save-every", "0"]
 
 
 def time_gpu_step(who: str, size: str, device: str) -> dict:
-    """A step on random weights: T2L-L through our model, or PEFT's one LoRA through transformers;
-    or the seconds of the matmuls alone."""
+    """A step on random weights, T2L-L through our model or PEFT's one LoRA through transformers,
+    in turns with the matmuls alone."""
     cfg, b, t = GPU_STEPS[size]
-    if who == "matmuls alone":
-        seconds = matmul_seconds(cfg, b * t, device)
-        return {"seconds": seconds, "rate": b * t / seconds, "peak": 0.0}
     embeddings, batch = made_up(cfg, b, t)
     batch = batch.to(device)
-    if who == "ours":
-        model = random_model(cfg).to(device)
-        model.fused = model.device.type == "cuda" and lay_together(model)
+    if who.startswith("ours"):
+        model = random_model(cfg, device)
+        model.fused = lay_together(model)
+        model.graphs = CudaGraphs(model) if "--cuda-graphs" in who else None
         step = our_step(model, fresh_t2l(cfg).to(device), embeddings.to(device), batch)
     else:
         step = peft_random(cfg, batch, device)
-    seconds = median_seconds(step)
+    [seconds] = median_seconds(step)
     peak = torch.cuda.max_memory_allocated() / 2 ** 30 if device != "cpu" else peak_memory()
-    return {"seconds": seconds, "rate": b * t / seconds, "peak": peak}
+    [bound] = median_seconds(frozen_matmuls(cfg, b * t, device))
+    return {"seconds": seconds, "matmuls": bound, "rate": b * t / seconds, "peak": peak}
 
 
 def peft_random(cfg: MistralConfig, batch: Batch, device: str) -> Callable[[], float]:
@@ -462,27 +499,42 @@ def peft_random(cfg: MistralConfig, batch: Batch, device: str) -> Callable[[], f
              "tie_word_embeddings", "max_position_embeddings")
     config = transformers.MistralConfig(**{name: getattr(cfg, name) for name in names})
     with torch.device(device):
-        model = transformers.MistralForCausalLM(config).to(torch.bfloat16)
+        model = transformers.MistralForCausalLM(config).to(dtype_of(cfg, device))
     return peft_step(get_peft_model(model, LoraConfig(r=8, target_modules=list(TARGETS))), batch)
+
+
+def losses_of_training(device: str, *flags: str) -> list[float]:
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "train.py", *map(str, CURVE), "--device", device, *flags]
+        subprocess.run([*command, "--out", f"{folder}/run"], cwd=ROOT, check=True,
+                       capture_output=True)
+        rows = (Path(folder) / "run/log.jsonl").read_text().splitlines()
+    return [json.loads(row)["loss"] for row in rows]
 
 
 def part_gpu(device: str = "cuda") -> str:
     """On a CUDA GPU (only by name): a step of Mistral-7B's shapes and of SmolLM2's, random weights;
-    64 prompts under 64 adapters."""
+    64 prompts under 64 adapters; SmolLM2's losses over 20 steps beside those of the CPU."""
     if device == "cuda" and not torch.cuda.is_available():
         raise UserError("the part gpu needs a CUDA device; PyTorch finds none")
     print(f"{'':34}{'s/step':>8}{'tokens/s':>10}{'of bound':>10}{'GiB':>6}")
     ours = {}
     for size in GPU_STEPS:
-        bound = alone("time_gpu_step", "matmuls alone", size, device)["seconds"]
-        for who in ("ours", "transformers, PEFT"):
+        for who in GPU_RIVALS[size]:
             row = alone("time_gpu_step", who, size, device)
-            ours.setdefault(size, 100 * bound / row["seconds"])
-            print(f"{f'{size}: {who}':34}{row['seconds']:8.3f}{row['rate']:10.0f}"
-                  f"{100 * bound / row['seconds']:8.0f} %{row['peak']:6.1f}", flush=True)
-    for name in GENERATE:
-        row = alone("time_generation", name, "64", "bfloat16", device)
-        print(f"{f'64 prompts: {name}':34}{'':8}{row['rate']:10.0f}", flush=True)
+            share = 100 * row["matmuls"] / row["seconds"]
+            ours.setdefault(size, share)
+            print(f"{f'{size}: {who}':34}{row['seconds']:8.3f}{row['rate']:10.0f}{share:8.0f} %"
+                  f"{row['peak']:6.1f}", flush=True)
+    print_generation(64, device, [name for name in GENERATE if name != "ours, --compile"])
+
+    # The same curve?
+    others = [(device,), (device, "--cuda-graphs")][:1 if device == "cpu" else 2]
+    expected = losses_of_training("cpu")
+    for flags in others:
+        gap = max(abs(a - b) / a for a, b in zip(expected, losses_of_training(*flags), strict=True))
+        print(f"losses with {' '.join(flags)} differ from the CPU's by at most {gap:.1e} of them",
+              flush=True)
     return "a step at " + ", ".join(f"{share:.0f} % of the bound ({size})"
                                     for size, share in ours.items())
 
@@ -495,7 +547,7 @@ def part_oracles() -> str:
     model, tokenizer = load_model(), load_tokenizer()
     by_length = sorted(load_suite().train, key=mean_length)
     tasks = by_length[len(by_length) // 2:][:8]
-    args = argparse.Namespace(dtype=torch.bfloat16, device="cpu", lr=1e-3, seed=0, steps=4,
+    args = argparse.Namespace(dtype=usual_dtype("cpu"), device="cpu", lr=1e-3, seed=0, steps=4,
                               save_every=0, describe="lora", accumulate=1)
 
     def learn(some: list[Task]) -> None:
@@ -507,8 +559,8 @@ def part_oracles() -> str:
 
     # Both ways.
     samples = args.steps * SAMPLES_PER_TASK * len(tasks)
-    together = samples / median_seconds(lambda: learn(tasks))
-    one_by_one = samples / median_seconds(lambda: [learn([task]) for task in tasks])
+    together, one_by_one = (samples / seconds for seconds in median_seconds(
+        lambda: learn(tasks), lambda: [learn([task]) for task in tasks]))
     print(f"{together:.1f} samples/s side by side, {one_by_one:.1f} one after another")
     return f"oracles side by side {together / one_by_one:.1f} x one after another"
 
@@ -521,8 +573,8 @@ def part_adapters() -> str:
     t2l = load_t2l()
     encoder = encoder_for(t2l.cfg)
     lines = [d for task in load_suite().train[:10] for d in task.descriptions[:10]]
-    one, hundred = (median_seconds(lambda: generate_lora(t2l, lines[:n], encoder))
-                    for n in (1, 100))
+    one, hundred = median_seconds(*(partial(generate_lora, t2l, lines[:n], encoder)
+                                    for n in (1, 100)))
     print(f"SmolLM2-135M: {1000 * one:.0f} ms for one description, {10 * hundred:.1f} ms each for "
           "100 at once")
 
@@ -531,12 +583,12 @@ def part_adapters() -> str:
     for dtype in (torch.float32, torch.bfloat16):
         big = fresh_t2l(MISTRAL_7B).to(dtype)
         n_bytes = sum(w.nbytes for w in big.heads.parameters())
-        stream = median_seconds(torch.ones(n_bytes // 4).sum)
         with torch.no_grad():
-            single, many = (median_seconds(lambda: big.adapters(emb)) / len(emb)
-                            for emb in (torch.randn(n, 384, dtype=dtype) for n in (1, 100)))
+            stream, single, many = median_seconds(
+                torch.ones(n_bytes // 4).sum,
+                *(partial(big.adapters, torch.randn(n, 384, dtype=dtype)) for n in (1, 100)))
         print(f"Mistral-7B, L, {str(dtype)[6:]}: {1000 * single:.0f} ms for one, "
-              f"{1000 * many:.0f} ms each for 100; the heads' {n_bytes / 1e6:.0f} MB are read in "
+              f"{10 * many:.0f} ms each for 100; the heads' {n_bytes / 1e6:.0f} MB are read in "
               f"{1000 * stream:.0f} ms")
         ratios.append(f"{single / stream:.0f}")
     return (f"adapter {1000 * one:.0f} ms, 100 in {1000 * hundred:.0f} ms; 7B's "
@@ -551,7 +603,7 @@ def part_startup() -> str:
                             "--out", f"{folder}/adapter"], cwd=ROOT, check=True,
                            capture_output=True)
 
-    seconds = median_seconds(command)
+    [seconds] = median_seconds(command)
     print(f"{seconds:.1f} s")
     return f"t2l.py {seconds:.1f} s"
 

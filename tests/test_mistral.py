@@ -9,7 +9,7 @@ from lora import MODULES, load_peft, map_lora, merge
 from mistral import Mistral, generate, generate_ids, load_model, load_tokenizer, stream, stream_ids
 from t2l import adapted_modules
 from utils.cli import UserError
-from utils.fused import lay_together, together
+from utils.fused import CudaGraphs, lay_together, together
 from utils.modules import layer_name
 
 pytestmark = pytest.mark.quick
@@ -271,6 +271,26 @@ def test_a_window_shorter_than_the_text_and_a_merged_adapter():
     assert merged.fused
     torch.testing.assert_close(merged(short), wanted, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(model(short, lora=lora), wanted, atol=1e-5, rtol=1e-5)
+
+
+def test_cuda_graphs_give_the_layers_gradients_and_few_graphs(monkeypatch):
+    """Without a GPU: what would be captured is called as it is."""
+    captured = []
+    monkeypatch.setattr(torch.cuda, "make_graphed_callables",
+                        lambda function, inputs: captured.append(inputs) or function)
+    model, graphed = (load_model(GOLDEN / "llama", torch.float32) for _ in "ab")
+    assert lay_together(graphed)
+    graphed.fused, graphed.graphs = True, CudaGraphs(graphed)
+    for t, graphs in ((5, 1), (11, 1), (17, 2)):
+        ids = torch.randint(3, 60, (2, t))
+        lora = map_lora(adapter_of_all(model, 2), lambda w: w.requires_grad_())
+        weights = [w for side in lora for w in side.values()]
+        wanted, found = (torch.autograd.grad(one(ids, lora=lora).square().mean(), weights)
+                         for one in (model, graphed))
+        torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-4)
+        assert len(captured) == graphs and captured[-1][0].shape[1] == 16 * graphs
+    with torch.no_grad():                                        # only for training
+        assert graphed(torch.randint(3, 60, (2, 40)), lora=lora).shape[1] == 40 and len(captured) == 2
 
 
 def test_weights_that_lie_together_are_read_without_a_copy():

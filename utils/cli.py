@@ -25,6 +25,7 @@ from utils.schema import misfits, number, optional, whole
 
 
 COMPILE_FROM = 1000        # steps: compiling was earned back after 95 to 531
+SMALL_MODEL = 2 << 30      # bytes of weights as stored: a laptop has room for them in fp32, too
 LOAD_ALLOWED = 0.7         # of other processes, in CPUs: a browser, the shell's own start
 
 
@@ -58,9 +59,10 @@ class Parser(argparse.ArgumentParser):
                           "cuda:N or mps")
         self.add_argument("--threads", type=int, metavar="N",
                           help="CPU threads (default: PyTorch's own choice)%(default).0s")
-        self.add_argument("--dtype", choices=["bfloat16", "float16", "float32"],
-                          default="bfloat16", help="the language model's precision, and that of "
-                          "what is saved; what is trained is float32; float16: not for training")
+        self.add_argument("--dtype", choices=["bfloat16", "float16", "float32"], default=None,
+                          help="the language model's precision, and that of what is saved; what is "
+                          "trained is float32; float16: not for training (default: bfloat16; "
+                          "float32 for small models on CPUs that only emulate it)%(default).0s")
 
     def tasks(self) -> None:
         self.add_argument("--tasks", metavar="DIR", nargs="+", default=None,
@@ -76,6 +78,8 @@ class Parser(argparse.ArgumentParser):
             check_device(args.device)
             if args.device == "mps":
                 warn("--device mps: never tried by those who wrote this; expect surprises")
+        if hasattr(args, "dtype"):
+            args.dtype = args.dtype or str(usual_dtype(args.device, args.model)).split(".")[1]
         return args
 
     def renamed(self, flag: str, new: str) -> None:
@@ -245,6 +249,19 @@ def device_name(given: str) -> str:
     if not re.fullmatch(r"cpu|mps|cuda(:\d{1,3})?", given, re.ASCII):
         raise argparse.ArgumentTypeError(f"expected cpu, cuda, cuda:N or mps, found {given!r}")
     return given
+
+
+def usual_dtype(device: str, path: str | Path | None = None):
+    """A language model's precision where none is given: bf16; fp32 for a small model on a CPU
+    without instructions for bf16, which emulates them and multiplies at a third of fp32's speed."""
+    import torch                                     # slow; the downloads do without
+    from utils.download import model_folder
+    cpu = torch.cpu.get_capabilities()
+    if device != "cpu" or any(cpu.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16")):
+        return torch.bfloat16
+    files = [] if path is None else model_folder(path).glob("*.safetensors")
+    n_bytes = sum(file.stat().st_size for file in files if file.is_file())
+    return torch.float32 if n_bytes <= SMALL_MODEL else torch.bfloat16
 
 
 def check_device(device: str) -> None:
@@ -554,6 +571,8 @@ def run_flags(parser: Parser) -> None:
     add("--activation-checkpointing", action="store_true",
         help="keep only the layers' inputs and compute them again in the backward pass: a third "
         "slower, a fraction of the memory")
+    add("--cuda-graphs", action="store_true", help="on a CUDA device: start all layers by one call, "
+        "where a small model waits for Python; never tried by those who wrote this")
     add("--shard", action="store_true", help="under torchrun: each process keeps a part of every "
         "layer of the language model, where no device holds it whole")
     parser.renamed("--recompute", "--activation-checkpointing")
@@ -562,7 +581,7 @@ def run_flags(parser: Parser) -> None:
 USED_BY = {"--loras": ["recon"], "--one-hot": ["recon"], "--canonical": ["recon"],
            "--recon-space": ["recon"], "--init": ["sft", "recon"], "--read-with": ["sft"],
            "--accumulate": ["sft", "mtlora"], "--shard": ["sft", "mtlora"],
-           "--compile": ["sft", "mtlora", "lora"],
+           "--compile": ["sft", "mtlora", "lora"], "--cuda-graphs": ["sft", "mtlora", "lora"],
            "--activation-checkpointing": ["sft", "mtlora", "lora"]}
 
 
@@ -600,6 +619,10 @@ def check_train_flags(args: argparse.Namespace, samples_per_task: int) -> None:
         given = getattr(args, name_of(flag)) not in (None, False, "factors")
         if given and args.mode not in modes:
             raise UserError(f"--mode {args.mode} has no use for {flag}; leave it out")
+    if args.cuda_graphs and (not args.device.startswith("cuda") or args.compile or args.shard
+                             or args.activation_checkpointing):
+        raise UserError("--cuda-graphs is for --device cuda, and goes without --compile, --shard "
+                        "and --activation-checkpointing")
     if args.mode == "recon" and not args.loras:
         raise UserError("--mode recon needs --loras DIR, a library as --mode lora writes it")
 

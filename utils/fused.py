@@ -1,4 +1,4 @@
-"""A layer of a Llama-like model in fewer and larger kernels.
+"""A layer of a Llama-like model in fewer and larger kernels, and all layers as one CUDA graph.
 
 A GPU that runs a small model waits for Python, which has to start each of them.
 
@@ -6,11 +6,28 @@ q, k and v come from one matmul, gate and up from another; a norm, the rotation 
 and attention are one kernel each. What is computed is what mistral.Layer computes, for whole
 sequences that start at the left; in bf16 it rounds elsewhere.
 """
+import argparse
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from utils.cli import UserError
+
 Pair = tuple[Tensor, Tensor]
+ROUND_TO = 16                     # positions: so few graphs, for a few more positions of padding
+
+
+def run_layers_by(model: nn.Module, args: argparse.Namespace) -> None:
+    """What train.py's flags say of how the layers are run."""
+    model.activation_checkpointing = args.activation_checkpointing
+    if args.cuda_graphs:
+        if not model.fused:
+            raise UserError("--cuda-graphs is for models like Llama and Mistral on --device cuda, "
+                            "without biases, soft-caps or norms of q and k; leave it out")
+        model.graphs = CudaGraphs(model)
+    if args.compile:
+        compile_layers(model)
 
 
 def compile_layers(model: nn.Module) -> None:
@@ -94,3 +111,34 @@ def fused_layer(layer: nn.Module, x: Tensor, rope: Pair, adapter: dict[str, Pair
 
 def normed(norm: nn.Module, x: Tensor) -> Tensor:
     return F.rms_norm(x, x.shape[-1:], norm.weight, norm.eps)
+
+
+class CudaGraphs:
+    """All layers as one CUDA graph for each batch shape, forward and backward: one call starts what
+    Python else starts kernel by kernel. Every graph keeps memory for its own activations."""
+
+    def __init__(self, model: nn.Module):
+        self.layers, self.graphs = model.model["layers"], {}
+
+    def __call__(self, x: Tensor, rope: Pair, adapters: list[dict[str, Pair]]) -> Tensor:
+        """x (b, t, d) → (b, t, d), the last layer's states; rope is cos, sin (t, 1, c)."""
+        t, modules = x.shape[1], list(adapters[0])
+        padding = -t % ROUND_TO                   # at the right, where causal layers do not look
+        x = F.pad(x, (0, 0, 0, padding))
+        cos, sin = (F.pad(z, (0, 0, 0, 0, 0, padding)) for z in rope)
+        pairs = [w for adapter in adapters for m in modules for w in adapter[m]]
+
+        def all_layers(x: Tensor, cos: Tensor, sin: Tensor, *pairs: Tensor) -> Tensor:
+            left = iter(pairs)
+            for layer in self.layers:
+                x = fused_layer(layer, x, (cos, sin), {m: (next(left), next(left))
+                                                       for m in modules})
+            return x
+
+        # A graph reads from and writes to fixed places: it is captured with tensors of its own.
+        inputs = (x, cos, sin, *pairs)
+        shapes = (*modules, *(z.shape for z in inputs))
+        if shapes not in self.graphs:
+            own = tuple(z.detach().clone().requires_grad_(z.requires_grad) for z in inputs)
+            self.graphs[shapes] = torch.cuda.make_graphed_callables(all_layers, own)
+        return self.graphs[shapes](*inputs)[:, :t]

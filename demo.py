@@ -33,6 +33,7 @@ from utils.cli import Parser, UserError, note, run
 from utils.peft import check_model
 from utils.serving import RateLimit, SharedBatches
 from utils.tokenizer import Tokenizer
+from utils.weights import chosen_dtype
 
 SCRATCH = tempfile.TemporaryDirectory()                    # of this process; all zips are here
 os.environ |= {"GRADIO_TEMP_DIR": SCRATCH.name, "GRADIO_ANALYTICS_ENABLED": "False"}
@@ -335,7 +336,7 @@ def main() -> None:
     if args.encoder:
         t2l.neighbours = None                                  # their vectors are another's
     check_model(t2l.cfg, read_config(args.model))
-    model = load_model(args.model, getattr(torch, args.dtype), args.device)
+    model = load_model(args.model, chosen_dtype(args), args.device)
     page = Page(Models(t2l, encoder_for(t2l.cfg, args.model, args.encoder), model,
                        load_tokenizer(args.model)))
     blocks = build(page, committed=args.ckpt is None)

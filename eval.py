@@ -36,7 +36,7 @@ from utils.results import (Column, add_joined, find_label, join_seeds, print_hea
 from utils.run_folder import check_seeds
 from utils.stats import mean
 from utils.tokenizer import Tokenizer
-from utils.weights import checkpoint_folders
+from utils.weights import checkpoint_folders, chosen_dtype
 
 BATCH = 64
 EncoderOf = Callable[[T2LConfig], Encoder]          # the encoder that goes with a T2L
@@ -191,7 +191,7 @@ def report(folders: list[Path], suite: Suite, model: Mistral, tokenizer: Tokeniz
 
 def load_models(args) -> tuple[Mistral, Tokenizer, EncoderOf]:
     """--model, its tokenizer, and for each T2L --encoder or its own."""
-    model = load_model(args.model, getattr(torch, args.dtype), args.device)
+    model = load_model(args.model, chosen_dtype(args), args.device)
     return model, load_tokenizer(args.model), lambda cfg: encoder_for(cfg, model, args.encoder)
 
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from lora import MODULES, LoRA, contiguous_by_layer, lora_linear, map_lora, split_layers
-from utils.cli import UserError, check_device, usual_dtype
+from utils.cli import UserError, check_device
 from utils.download import model_folder
 from utils.fused import fused_layer, lay_together
 from utils.hf_config import read_decoder_config
@@ -26,7 +26,7 @@ from utils.peft import check_one_each, lora_dtype
 from utils.rope import rope_frequencies
 from utils.schema import as_texts, check_types
 from utils.tokenizer import Tokenizer, pad, read_chat_tokenizer
-from utils.weights import load_weights, read_model_weights
+from utils.weights import load_weights, read_model_weights, usual_dtype
 
 Pair = tuple[Tensor, Tensor]     # cos and sin, keys and values, or one layer's A and B
 PLAIN_ATTENTION_UP_TO = 256      # key positions; see Attention.attend

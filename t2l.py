@@ -39,8 +39,8 @@ from utils.neighbours import listing, read_neighbours
 from utils.peft import check_model, merge_folder
 from utils.sakana import read_sakana
 from utils.schema import as_texts, check_types, kind_of
-from utils.weights import (CHECKPOINTS, READER, checkpoint_folder, fingerprint, load_weights,
-                           read_t2l_folder)
+from utils.weights import (CHECKPOINTS, READER, checkpoint_folder, chosen_dtype, fingerprint,
+                           load_weights, read_t2l_folder)
 
 CHECKPOINT = CHECKPOINTS / "smollm2-135m"
 
@@ -355,7 +355,7 @@ def apply_lora(model: nn.Module, lora: LoRA | dict[str, Tensor],
 
 def print_answers(args: argparse.Namespace, lora: LoRA) -> None:
     """Every --prompt's answer without and with the adapter, side by side."""
-    model = load_model(args.model, getattr(torch, args.dtype), args.device)
+    model = load_model(args.model, chosen_dtype(args), args.device)
     tokenizer = load_tokenizer(args.model)
     base = generate(model, tokenizer, args.prompt)
     adapted = generate(model, tokenizer, args.prompt, lora)

@@ -46,7 +46,7 @@ from utils.run_folder import (StepLog, check_same_t2l, diverged, finish_run, kee
                               save_state, settings, start_run, table_command)
 from utils.stats import mean
 from utils.tokenizer import Tokenizer
-from utils.weights import init_fields
+from utils.weights import chosen_dtype, init_fields
 
 DEFAULTS = {
     "--arch":       {"sft": "bank", "mtlora": "L", "lora": "L", "recon": "L"},
@@ -420,7 +420,7 @@ def train_one(args: argparse.Namespace, out: Path, source: Callable[..., TextToL
 
 def main(source: Callable[..., TextToLoRA] = TextToLoRA) -> None:
     args = train_args(DEFAULTS, HEADS, SAMPLES_PER_TASK, init_fields)
-    args.dtype = getattr(torch, args.dtype)
+    args.dtype = chosen_dtype(args)
     with ranks.joined(args, Path(args.out or f"out/{args.mode}")) as out, \
             open_run(args, out) as finished:
         if not finished:

@@ -31,10 +31,11 @@ from lora import TARGETS
 from mistral import Mistral, MistralConfig, load_tokenizer
 from t2l import T2L, T2LConfig, adapted_modules
 from train import TextToLoRA, sft_loss
-from utils.cli import SMALL_MODEL, UserError, usual_dtype
+from utils.cli import UserError
 from utils.files import write_json
 from utils.neighbours import find_neighbours
 from utils.run_folder import peak_memory
+from utils.weights import SMALL_MODEL, usual_dtype
 
 ROOT = Path(__file__).parent.parent              # where `python -m experiments.speed` is run
 RUNS = 3

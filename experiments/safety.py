@@ -30,7 +30,7 @@ from utils.files import read_text, write_json
 from utils.library import square_norm
 from utils.neighbours import check_warns
 from utils.stats import interval, mean
-from utils.weights import checkpoint_folder
+from utils.weights import checkpoint_folder, chosen_dtype
 
 TABLE = Path(__file__).parent / "adversarial.txt"
 WORDS = {"INSULT": "stupid|idiot|fool|dumb|ugly|loser|moron|pathetic|useless|worthless",
@@ -153,7 +153,7 @@ def main() -> None:
     t2l = load_t2l(args.ckpt)
     check_warns(t2l.neighbours, checkpoint_folder(args.ckpt or CHECKPOINT))
     encoder = encoder_for(t2l.cfg, args.model, args.encoder)
-    model = load_model(args.model, getattr(torch, args.dtype), args.device)
+    model = load_model(args.model, chosen_dtype(args), args.device)
     tokenizer, (descriptions, prompts) = load_tokenizer(args.model), read_table()
 
     # The adapters.

@@ -42,11 +42,12 @@ from mistral import (PLAIN_ATTENTION_UP_TO, Mistral, MistralConfig, generate_ids
                      load_tokenizer, read_config)
 from t2l import T2L, generate_lora, load_t2l
 from train import SAMPLES_PER_TASK, LoRATable, Setup, sft_loss, train
-from utils.cli import Parser, UserError, run, usual_dtype
+from utils.cli import Parser, UserError, run
 from utils.download import SMOLLM2, default_model
 from utils.files import write_json
 from utils.fused import CudaGraphs, compile_layers, lay_together
 from utils.run_folder import keep_freed_memory, peak_memory
+from utils.weights import usual_dtype
 
 BATCH, NEW_TOKENS = 32, 24
 

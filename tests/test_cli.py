@@ -259,26 +259,6 @@ def test_devices_that_are_there(monkeypatch, capsys):
 
 
 @pytest.mark.quick
-@pytest.mark.parametrize("device, capability, stored, wanted", [
-    ("cpu", "avx512_bf16", 1, torch.bfloat16), ("cpu", "amx_bf16", 1, torch.bfloat16),
-    ("cpu", "bf16", 1, torch.bfloat16), ("cpu", "avx2", 1, torch.float32),
-    ("cpu", "avx2", 3, torch.bfloat16), ("cuda", "avx2", 1, torch.bfloat16)])
-def test_cpus_that_only_emulate_bf16_run_small_models_in_fp32(device, capability, stored, wanted,
-                                                              tmp_path, monkeypatch):
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {capability: True})
-    monkeypatch.setattr(cli, "SMALL_MODEL", 2)
-    (tmp_path / "model.safetensors").write_bytes(bytes(stored))
-    (tmp_path / "gone.safetensors").symlink_to(tmp_path / "nothing")
-    assert cli.usual_dtype(device, tmp_path) == wanted
-    if stored == 1:                                        # as many bytes as the default model has
-        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-        parser = Parser("Try it.")
-        parser.models("x")
-        assert parser.parse_args(["--device", device]).dtype == str(wanted).split(".")[1]
-        assert parser.parse_args(["--dtype", "float16"]).dtype == "float16"
-
-
-@pytest.mark.quick
 def test_float16_is_not_for_training():
     assert "use bfloat16" in refused("train", "--mode", "sft", "--dtype", "float16")
 

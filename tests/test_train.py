@@ -142,7 +142,7 @@ def test_only_the_optimisers_step_changes_anything_and_only_the_trainee(tiny_tas
     monkeypatch.setattr(sys, "argv", ["train.py", *map(str, TINY), "--mode", "sft", "--steps", "3",
                                       "--lr", "0.01"])
     args = train_args(train.DEFAULTS, train.HEADS, train.SAMPLES_PER_TASK, train.init_fields)
-    args.dtype = getattr(torch, args.dtype)
+    args.dtype = torch.bfloat16
     lora_source = TextToLoRA(T2L(t2l_config(model.cfg, "L", encoder)), encoder, tasks)
     frozen, moving = (digest(model), digest(encoder)), [digest(lora_source)]
     step = torch.optim.AdamW.step

@@ -1,6 +1,7 @@
 """Weights on disk: shards, broken files, numbers that are not finite."""
 import json
 import shutil
+from argparse import Namespace
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from mistral import load_model
 from t2l import load_t2l
 from utils.cli import UserError
 from utils.peft import merge_folder
+from utils.weights import chosen_dtype, usual_dtype
 
 
 pytestmark = pytest.mark.quick
@@ -181,3 +183,18 @@ def test_a_file_in_place_of_a_checkpoints_folder(tiny_t2l):
     for name in ("t2l.safetensors", "config.json"):
         with pytest.raises(UserError, match="is a file; give the folder it is in"):
             load_t2l(tiny_t2l / name)
+
+
+@pytest.mark.parametrize("device, capability, stored, wanted", [
+    ("cpu", "avx512_bf16", 1, torch.bfloat16), ("cpu", "amx_bf16", 1, torch.bfloat16),
+    ("cpu", "bf16", 1, torch.bfloat16), ("cpu", "avx2", 1, torch.float32),
+    ("cpu", "avx2", 3, torch.bfloat16), ("cuda", "avx2", 1, torch.bfloat16)])
+def test_cpus_that_only_emulate_bf16_run_small_models_in_fp32(device, capability, stored, wanted,
+                                                              tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {capability: True})
+    monkeypatch.setattr("utils.weights.SMALL_MODEL", 2)
+    (tmp_path / "model.safetensors").write_bytes(bytes(stored))
+    (tmp_path / "gone.safetensors").symlink_to(tmp_path / "nothing")
+    args = Namespace(device=device, model=tmp_path, dtype=None)
+    assert chosen_dtype(args) == wanted == usual_dtype(device, tmp_path)
+    assert chosen_dtype(Namespace(**vars(args) | {"dtype": "float16"})) == torch.float16

@@ -25,7 +25,6 @@ from utils.schema import misfits, number, optional, whole
 
 
 COMPILE_FROM = 1000        # steps: compiling was earned back after 95 to 531
-SMALL_MODEL = 2 << 30      # bytes of weights as stored: a laptop has room for them in fp32, too
 LOAD_ALLOWED = 0.7         # of other processes, in CPUs: a browser, the shell's own start
 
 
@@ -78,8 +77,6 @@ class Parser(argparse.ArgumentParser):
             check_device(args.device)
             if args.device == "mps":
                 warn("--device mps: never tried by those who wrote this; expect surprises")
-        if hasattr(args, "dtype"):
-            args.dtype = args.dtype or str(usual_dtype(args.device, args.model)).split(".")[1]
         return args
 
     def renamed(self, flag: str, new: str) -> None:
@@ -249,19 +246,6 @@ def device_name(given: str) -> str:
     if not re.fullmatch(r"cpu|mps|cuda(:\d{1,3})?", given, re.ASCII):
         raise argparse.ArgumentTypeError(f"expected cpu, cuda, cuda:N or mps, found {given!r}")
     return given
-
-
-def usual_dtype(device: str, path: str | Path | None = None):
-    """A language model's precision where none is given: bf16; fp32 for a small model on a CPU
-    without instructions for bf16, which emulates them and multiplies at a third of fp32's speed."""
-    import torch                                     # slow; the downloads do without
-    from utils.download import model_folder
-    cpu = torch.cpu.get_capabilities()
-    if device != "cpu" or any(cpu.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16")):
-        return torch.bfloat16
-    files = [] if path is None else model_folder(path).glob("*.safetensors")
-    n_bytes = sum(file.stat().st_size for file in files if file.is_file())
-    return torch.float32 if n_bytes <= SMALL_MODEL else torch.bfloat16
 
 
 def check_device(device: str) -> None:
@@ -571,8 +555,8 @@ def run_flags(parser: Parser) -> None:
     add("--activation-checkpointing", action="store_true",
         help="keep only the layers' inputs and compute them again in the backward pass: a third "
         "slower, a fraction of the memory")
-    add("--cuda-graphs", action="store_true", help="on a CUDA device: start all layers by one call, "
-        "where a small model waits for Python; never tried by those who wrote this")
+    add("--cuda-graphs", action="store_true", help="on a CUDA device: start all layers by one "
+        "call, where a small model waits for Python; never tried by those who wrote this")
     add("--shard", action="store_true", help="under torchrun: each process keeps a part of every "
         "layer of the language model, where no device holds it whole")
     parser.renamed("--recompute", "--activation-checkpointing")

@@ -1,4 +1,6 @@
-"""Weights on disk: safetensors files, sharded folders, strict loading, a fingerprint."""
+"""Weights on disk: safetensors files, sharded folders, strict loading, a fingerprint; the precision
+they are computed with."""
+import argparse
 import hashlib
 import re
 from collections.abc import Iterable, Iterator
@@ -9,11 +11,13 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from utils.cli import UserError
+from utils.download import model_folder
 from utils.files import read_json, weight_files
 from utils.schema import FLAG, LAYERS, TEXT, WIDTH, list_of, misfits, number, object_of, whole
 
 CHECKPOINTS = Path(__file__).parent.parent / "checkpoints"       # the committed ones
 READER = "reader.safetensors"            # beside a T2L's weights: the LoRA that it reads with
+SMALL_MODEL = 2 << 30             # bytes as stored: a laptop has room for it in fp32, too
 FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 T2L = {"arch": TEXT, "emb_size": WIDTH, "n_layers": LAYERS,
        "modules": object_of(list_of(WIDTH, 2)), "rank": WIDTH, "alpha": number(0, 1e9),
@@ -168,6 +172,22 @@ def load_weights(module: nn.Module, tensors: dict[str, Tensor], path: str | Path
                             f"other tensors expect {expected.get(name, 'no such weight')}")
         check_numbers(tensors[name], f"{path}: {name}")
     module.load_state_dict(tensors, strict=True, assign=True)
+
+
+def usual_dtype(device: str, path: str | Path | None = None) -> torch.dtype:
+    """A language model's precision where none is given: bf16; fp32 for a small model on a CPU
+    without instructions for bf16, which emulates them and multiplies at a third of fp32's speed."""
+    cpu = torch.cpu.get_capabilities()
+    if device != "cpu" or any(cpu.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16")):
+        return torch.bfloat16
+    files = [] if path is None else model_folder(path).glob("*.safetensors")
+    n_bytes = sum(file.stat().st_size for file in files if file.is_file())
+    return torch.float32 if n_bytes <= SMALL_MODEL else torch.bfloat16
+
+
+def chosen_dtype(args: argparse.Namespace) -> torch.dtype:
+    """--dtype, or what is usual for --model on --device."""
+    return getattr(torch, args.dtype) if args.dtype else usual_dtype(args.device, args.model)
 
 
 def fingerprint(module: nn.Module) -> str:

@@ -1,7 +1,7 @@
 """Speed and memory, against the usual ways to do the same work and against the machine's limit.
 
     pip install -r requirements-dev.txt
-    python -m experiments.speed                      # the table: peers, bound, ratio; six minutes
+    python -m experiments.speed                      # the table: peers, bound, ratio
     python -m experiments.speed memory oracles       # other parts
     python -m experiments.speed --growth FILE        # what growth costs, see experiments/growth.py
 

@@ -24,7 +24,7 @@ from utils.modules import MODULES, TARGETS, in_order
 from utils.schema import misfits, number, optional, whole
 
 
-COMPILE_FROM = 1000        # steps: compiling was earned back after 95 to 531
+COMPILE_FROM = 1000        # steps: compiling was earned back after 27 to 531
 LOAD_ALLOWED = 0.7         # of other processes, in CPUs: a browser, the shell's own start
 
 

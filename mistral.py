@@ -245,7 +245,7 @@ class Mistral(nn.Module):
 
     def layer_states(self, ids: Tensor, lora: LoRA | None = None, cache: list | None = None,
                      positions: Tensor | None = None) -> Iterator[Tensor]:
-        """ids (b, t) → every layer's output (b, t, d), one after the other.
+        """ids (b, t) → every layer's output (b, t, d), one after the other (of graphs the last).
 
         Sequences start at the left and may be padded at the right: a causal model does not see
         what comes later. `positions` (b, t) say where the tokens stand in `cache`, which holds

@@ -36,17 +36,17 @@ from utils import ranks
 from utils.cli import UserError, note, run, train_args
 from utils.early_stopping import EarlyStopping
 from utils.files import dump_json, write_json
-from utils.fused import run_layers_by
+from utils.fused import set_up_layers
 from utils.library import (ReconTargets, canonical, check_library_tasks, check_modules, delta_l1,
                            load_library, mean_delta_error, recon_summary, sizes_of)
 from utils.neighbours import find_neighbours, save_neighbours
 from utils.peft import reading_lora, save_reader
 from utils.run_folder import (StepLog, check_same_t2l, diverged, finish_run, keep_freed_memory,
-                              load_state, loss_text, open_run, peak_memory_text, run_metadata,
-                              save_state, settings, start_run, table_command)
+                              load_state, loss_text, open_run, peak_memory_text, run_dtype,
+                              run_metadata, save_state, settings, start_run, table_command)
 from utils.stats import mean
 from utils.tokenizer import Tokenizer
-from utils.weights import chosen_dtype, init_fields
+from utils.weights import init_fields
 
 DEFAULTS = {
     "--arch":       {"sft": "bank", "mtlora": "L", "lora": "L", "recon": "L"},
@@ -268,7 +268,7 @@ def load_model_and_tasks(args: argparse.Namespace) -> tuple[Mistral, Tokenizer, 
     model = load_model(args.model, args.dtype, "cpu" if args.shard else args.device)
     model = ranks.shard(model, args.device) if args.shard else model
     tokenizer = load_tokenizer(args.model)
-    run_layers_by(model, args)
+    set_up_layers(model, args)
 
     limit = min(MAX_TOKENS, model.cfg.max_position_embeddings)
     suite = train_on(drop_too_long(load_suite(args.tasks), tokenizer, limit, args.describe),
@@ -420,9 +420,9 @@ def train_one(args: argparse.Namespace, out: Path, source: Callable[..., TextToL
 
 def main(source: Callable[..., TextToLoRA] = TextToLoRA) -> None:
     args = train_args(DEFAULTS, HEADS, SAMPLES_PER_TASK, init_fields)
-    args.dtype = chosen_dtype(args)
-    with ranks.joined(args, Path(args.out or f"out/{args.mode}")) as out, \
-            open_run(args, out) as finished:
+    out = Path(args.out or f"out/{args.mode}")
+    args.dtype = run_dtype(args, out)
+    with ranks.joined(args, out) as out, open_run(args, out) as finished:
         if not finished:
             keep_freed_memory()
             began = time.perf_counter()

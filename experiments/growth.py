@@ -1,7 +1,7 @@
 """What growth costs: a training step by batch, length, layers and size of the model; descriptions
 and tasks, embedded, set up, drawn and read from files.
 
-    python -m experiments.speed --growth experiments/results/growth.png       # six minutes
+    python -m experiments.speed --growth experiments/results/growth.png
 
 Every point of a step has a process of its own, for its peak memory. A curve that does not rise
 costs no more by the unit when there are more: nothing may grow faster than linearly. Reading
@@ -87,8 +87,8 @@ def layer_weights(cfg: MistralConfig) -> int:
 
 
 def dtype_of(cfg: MistralConfig, device: str = "cpu") -> torch.dtype:
-    """What load_model would choose for a model of these shapes."""
-    return usual_dtype(device) if 2 * layer_weights(cfg) < SMALL_MODEL else torch.bfloat16
+    """As load_model chooses, by the layers' weights."""
+    return usual_dtype(device) if 2 * layer_weights(cfg) <= SMALL_MODEL else torch.bfloat16
 
 
 def fresh_t2l(cfg: MistralConfig, arch: str = "L", emb_size: int = 384,
@@ -168,10 +168,10 @@ Curve = list[dict]                    # {"n": how many, "cost": by the unit, "pe
 
 
 def step_point(b: str, t: str, layers: str, width: str) -> dict:
-    """A step of b samples of t tokens, as many layers, of SmolLM2's shapes or wider ones: ms a
-    position, GiB."""
+    """A step of b samples of t tokens, as many layers, of SmolLM2's shapes or wider ones, in bf16
+    whatever its size: ms a position, GiB."""
     cfg = replace(SIZES[int(width)], num_hidden_layers=int(layers))
-    model, t2l = random_model(cfg), fresh_t2l(cfg)
+    model, t2l = random_model(cfg, dtype=torch.bfloat16), fresh_t2l(cfg)
     [seconds] = median_seconds(our_step(model, t2l, *made_up(cfg, int(b), int(t))))
     return {"cost": 1000 * seconds / (int(b) * int(t)), "peak": peak_memory(),
             "weights": layer_weights(cfg)}

@@ -149,3 +149,33 @@ def random_lora(*lead: int, seed: int = 0) -> LoRA:
     sizes = {m: (rng.randint(8, 20), rng.randint(8, 20)) for m in ("q_proj", "v_proj")}
     return ({m: torch.randn(*lead, n, r, d, generator=generator) for m, (d, _) in sizes.items()},
             {m: torch.randn(*lead, n, d, r, generator=generator) for m, (_, d) in sizes.items()})
+
+
+def graph_without_gpu(function, inputs, pool):
+    """What torch.cuda.make_graphed_callables gives, without a graph: fixed inputs, copied into."""
+    class Replay(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, *given):
+            for own, z in zip(inputs, given, strict=True):
+                assert own.shape == z.shape and own.requires_grad == z.requires_grad
+                own.data.copy_(z)
+            with torch.enable_grad():
+                ctx.out = function(*inputs)
+            return ctx.out.detach()
+
+        @staticmethod
+        def backward(ctx, grad):
+            wanted = [own for own in inputs if own.requires_grad]
+            grads = iter(torch.autograd.grad(ctx.out, wanted, grad))
+            return tuple(next(grads) if own.requires_grad else None for own in inputs)
+    return Replay.apply
+
+
+@pytest.fixture
+def captured(monkeypatch) -> list[tuple]:
+    """The inputs that CUDA graphs were captured with; see graph_without_gpu."""
+    found = []
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: "pool")
+    monkeypatch.setattr(torch.cuda, "make_graphed_callables", lambda function, inputs, pool:
+                        found.append(inputs) or graph_without_gpu(function, inputs, pool))
+    return found

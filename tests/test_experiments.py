@@ -385,13 +385,14 @@ def direct(function: str, *arguments: str) -> dict:
         getattr(speed, function)(*arguments)
 
 
-def test_what_measures_a_gpu_runs_on_a_cpu_with_tiny_models_live(monkeypatch, capsys, tiny_tasks):
+def test_what_measures_a_gpu_runs_on_a_cpu_with_tiny_models_live(monkeypatch, capsys, tiny_tasks,
+                                                                 captured):
     pytest.importorskip("peft")
-    monkeypatch.setattr(torch.cuda, "make_graphed_callables", lambda function, inputs: function)
+    monkeypatch.setattr(speed, "GRAPHS", [])
     monkeypatch.setattr(speed, "GPU_RIVALS", {"7B": ("ours", "ours, --cuda-graphs",
                                                      "transformers, PEFT")})
-    monkeypatch.setattr(speed, "CURVE", [*TINY, "--mode", "sft", "--tasks", tiny_tasks, "--steps",
-                                         "2", "--eval-samples", "0"])
+    monkeypatch.setattr(speed, "CURVE", [*TINY, "--tasks", tiny_tasks, "--steps", "2",
+                                         "--eval-samples", "0"])
     tiny = replace(SIZES, vocab_size=500, num_hidden_layers=2)
     monkeypatch.setattr(speed, "GPU_STEPS", {"7B": (tiny, 2, 12)})
     monkeypatch.setattr(growth, "RUNS", 1)
@@ -399,8 +400,13 @@ def test_what_measures_a_gpu_runs_on_a_cpu_with_tiny_models_live(monkeypatch, ca
     assert re.fullmatch(r"a step at \d+ % of the bound \(7B\)", speed.part_gpu("cpu"))
     out = capsys.readouterr().out
     for line in ("7B: ours", "7B: ours, --cuda-graphs", "7B: transformers, PEFT",
-                 "64 prompts: ours", "losses with cpu differ from the CPU's by at most 0.0"):
+                 "64 prompts: ours", "differ from those with --mode mtlora by 0.0e+00"):
         assert line in out
+    assert captured
+    losses = iter([[1.0, 2.0], [1.0, 2.1]])
+    monkeypatch.setattr(speed, "losses_of_training", lambda *flags: next(losses))
+    with pytest.raises(UserError, match="losses with b differ from those with a by 5.0e-02"):
+        speed.check_same_losses(["a"], ["b"])
     if not torch.cuda.is_available():
         with pytest.raises(UserError, match="needs a CUDA device"):
             speed.part_gpu()

@@ -1,15 +1,18 @@
 """The decoder against transformers: golden tensors always, live where transformers is installed."""
+from argparse import Namespace
+
 import pytest
 import torch
 from conftest import FAMILIES, GOLDEN
 from safetensors.torch import load_file
+from torch import Tensor
 
 import mistral
 from lora import MODULES, load_peft, map_lora, merge
 from mistral import Mistral, generate, generate_ids, load_model, load_tokenizer, stream, stream_ids
 from t2l import adapted_modules
 from utils.cli import UserError
-from utils.fused import CudaGraphs, lay_together, together
+from utils.fused import CudaGraphs, lay_together, set_up_layers, together
 from utils.modules import layer_name
 
 pytestmark = pytest.mark.quick
@@ -273,25 +276,34 @@ def test_a_window_shorter_than_the_text_and_a_merged_adapter():
     torch.testing.assert_close(model(short, lora=lora), wanted, atol=1e-5, rtol=1e-5)
 
 
-def test_cuda_graphs_give_the_layers_gradients_and_few_graphs(monkeypatch):
-    """Without a GPU: what would be captured is called as it is."""
-    captured = []
-    monkeypatch.setattr(torch.cuda, "make_graphed_callables",
-                        lambda function, inputs: captured.append(inputs) or function)
+def test_cuda_graphs_give_the_layers_states_and_gradients(captured):
     model, graphed = (load_model(GOLDEN / "llama", torch.float32) for _ in "ab")
     assert lay_together(graphed)
     graphed.fused, graphed.graphs = True, CudaGraphs(graphed)
-    for t, graphs in ((5, 1), (11, 1), (17, 2)):
-        ids = torch.randint(3, 60, (2, t))
-        lora = map_lora(adapter_of_all(model, 2), lambda w: w.requires_grad_())
+    for b, t, lead, graphs in ((2, 5, (2,), 1), (2, 11, (2,), 1), (2, 17, (2,), 2), (3, 5, (3,), 3),
+                               (2, 5, (), 4), (2, 9, (2,), 4)):
+        ids = torch.randint(3, 60, (b, t))
+        lora = map_lora(adapter_of_all(model, *lead), lambda w: w.requires_grad_())
         weights = [w for side in lora for w in side.values()]
-        wanted, found = (torch.autograd.grad(one(ids, lora=lora).square().mean(), weights)
-                         for one in (model, graphed))
+        wanted, found = (one(ids, lora=lora) for one in (model, graphed))
         torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-4)
-        assert len(captured) == graphs and captured[-1][0].shape[1] == 16 * graphs
-    with torch.no_grad():                                        # only for training
+        torch.testing.assert_close(torch.autograd.grad(found.square().mean(), weights),
+                                   torch.autograd.grad(wanted.square().mean(), weights),
+                                   atol=1e-5, rtol=1e-4)
+        assert len(captured) == graphs and captured[-1][0].shape[1] % 16 == 0
+
+    # Only for training, and with the weights that they were captured with.
+    with torch.no_grad():
         assert graphed(torch.randint(3, 60, (2, 40)), lora=lora).shape[1] == 40
-    assert len(captured) == 2
+    graphed(ids, lora=map_lora(lora, Tensor.detach))
+    assert len(captured) == 5                                        # a graph without gradients
+    assert merge(graphed, map_lora(lora, lambda w: w[0].detach())).graphs is None
+
+
+def test_models_that_cannot_be_captured():
+    args = Namespace(activation_checkpointing=False, cuda_graphs=True, compile=False)
+    with pytest.raises(UserError, match="--cuda-graphs is for models like Llama"):
+        set_up_layers(load_model(GOLDEN / "gemma2", torch.float32), args)
 
 
 def test_weights_that_lie_together_are_read_without_a_copy():

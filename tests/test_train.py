@@ -3,11 +3,12 @@ import hashlib
 import json
 import shutil
 import sys
+from argparse import Namespace
 from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import FAMILIES, GOLDEN, TINY, task_file, train_tiny
+from conftest import FAMILIES, GOLDEN, TINY, call, task_file, train_tiny
 
 import mistral
 import train
@@ -20,6 +21,8 @@ from t2l import T2L, T2LConfig, generate_lora, load_t2l, t2l_config
 from train import LoRATable, Setup, TextToLoRA, lr_schedule, sft_loss
 from utils.cli import UserError, train_args
 from utils.modules import layer_name
+from utils.run_folder import run_dtype
+from utils.weights import usual_dtype
 
 
 def run(*flags) -> None:
@@ -111,6 +114,23 @@ def test_a_resumed_run_equals_an_uninterrupted_one(mode, tiny_tasks, tmp_path, m
     names = {"sft": "t2l.safetensors", "mtlora": "adapter_model.safetensors",
              "recon": "t2l.safetensors"}
     assert (whole / names[mode]).read_bytes() == (broken / names[mode]).read_bytes()
+
+
+def test_a_resumed_run_keeps_its_precision_on_another_machine(tiny_tasks, tmp_path, monkeypatch):
+    def goes_on(*flags) -> None:
+        call("train", *TINY, "--mode", "mtlora", "--tasks", tiny_tasks, "--steps", 1,
+             "--eval-samples", 0, "--out", tmp_path / "run", *flags)
+    goes_on("--dtype", "float32")
+    monkeypatch.setattr("utils.run_folder.usual_dtype", lambda *_: torch.bfloat16)
+    goes_on("--resume")
+    with pytest.raises(UserError, match="dtype = 'float32', the command line 'bfloat16'"):
+        goes_on("--resume", "--dtype", "bfloat16")
+
+
+@pytest.mark.quick
+def test_recon_asks_no_language_model_for_its_precision(tmp_path):
+    args = Namespace(mode="recon", model="none/there", device="cpu", dtype=None, resume=False)
+    assert run_dtype(args, tmp_path) == usual_dtype("cpu")
 
 
 @pytest.mark.parametrize("flag", ["--activation-checkpointing", pytest.param("--compile", marks=[

@@ -24,7 +24,7 @@ from utils.modules import MODULES, TARGETS, in_order
 from utils.schema import misfits, number, optional, whole
 
 
-COMPILE_FROM = 1000        # steps: compiling was earned back after 27 to 531
+COMPILE_FROM = 1000        # steps: compiling was earned back after 50 to 531
 LOAD_ALLOWED = 0.7         # of other processes, in CPUs: a browser, the shell's own start
 
 
@@ -467,7 +467,7 @@ def train_args(defaults: dict[str, dict], heads: Iterable[str], samples_per_task
     check_train_flags(args, samples_per_task)
     args.accumulate = args.accumulate or 1
     if args.compile is None and worth_compiling(args):
-        note("the layers are compiled first, half a minute that so many steps earn back; "
+        note("the layers are compiled first, up to a minute that so many steps earn back; "
              "--no-compile goes without")
         args.compile = True
     return args
@@ -549,7 +549,7 @@ def run_flags(parser: Parser) -> None:
         help="test inputs per unseen task at the end, and 34 N seen tasks, at most 200; without "
         "unseen tasks N per seen one; recon: the error of ΔW; 0: no evaluation")
     add("--compile", action=argparse.BooleanOptionalAction, default=None,
-        help="torch.compile the layers: half a minute first, then faster; needs a C++ compiler "
+        help="torch.compile the layers: a minute first, then faster; needs a C++ compiler "
         f"(default: on a CPU that has one, for sft and mtlora of {COMPILE_FROM:,} steps or more)"
         "%(default).0s")
     add("--activation-checkpointing", action="store_true",

@@ -7,6 +7,7 @@ and attention are one kernel each. What is computed is what mistral.Layer comput
 sequences that start at the left; in bf16 it rounds elsewhere.
 """
 import argparse
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -18,13 +19,14 @@ Pair = tuple[Tensor, Tensor]
 ROUND_TO = 16                     # positions: so few graphs, for a few more positions of padding
 
 
-def run_layers_by(model: nn.Module, args: argparse.Namespace) -> None:
+def set_up_layers(model: nn.Module, args: argparse.Namespace) -> None:
     """What train.py's flags say of how the layers are run."""
     model.activation_checkpointing = args.activation_checkpointing
     if args.cuda_graphs:
         if not model.fused:
             raise UserError("--cuda-graphs is for models like Llama and Mistral on --device cuda, "
                             "without biases, soft-caps or norms of q and k; leave it out")
+        torch.cuda.set_device(args.device)             # where streams and graphs then are
         model.graphs = CudaGraphs(model)
     if args.compile:
         compile_layers(model)
@@ -115,10 +117,17 @@ def normed(norm: nn.Module, x: Tensor) -> Tensor:
 
 class CudaGraphs:
     """All layers as one CUDA graph for each batch shape, forward and backward: one call starts what
-    Python else starts kernel by kernel. Every graph keeps memory for its own activations."""
+    Python else starts kernel by kernel.
+
+    A graph reads from and writes to fixed places. So the weights must stay where they are, and each
+    forward pass must be followed by its backward pass before the next.
+    """
 
     def __init__(self, model: nn.Module):
-        self.layers, self.graphs = model.model["layers"], {}
+        self.layers, self.captured, self.pool = model.model["layers"], {}, None
+
+    def __deepcopy__(self, memo: dict) -> None:
+        """A copied model has other weights, and none of these graphs."""
 
     def __call__(self, x: Tensor, rope: Pair, adapters: list[dict[str, Pair]]) -> Tensor:
         """x (b, t, d) → (b, t, d), the last layer's states; rope is cos, sin (t, 1, c)."""
@@ -126,19 +135,24 @@ class CudaGraphs:
         padding = -t % ROUND_TO                   # at the right, where causal layers do not look
         x = F.pad(x, (0, 0, 0, padding))
         cos, sin = (F.pad(z, (0, 0, 0, 0, 0, padding)) for z in rope)
-        pairs = [w for adapter in adapters for m in modules for w in adapter[m]]
+        A, B = ([torch.stack([adapter[m][side] for adapter in adapters]) for m in modules]
+                for side in (0, 1))                                      # (n, r, d_in) or (n, b, …)
+        inputs = (x, cos, sin, *A, *B)
 
-        def all_layers(x: Tensor, cos: Tensor, sin: Tensor, *pairs: Tensor) -> Tensor:
-            left = iter(pairs)
-            for layer in self.layers:
-                x = fused_layer(layer, x, (cos, sin), {m: (next(left), next(left))
-                                                       for m in modules})
-            return x
-
-        # A graph reads from and writes to fixed places: it is captured with tensors of its own.
-        inputs = (x, cos, sin, *pairs)
-        shapes = (*modules, *(z.shape for z in inputs))
-        if shapes not in self.graphs:
+        # Captured with tensors of its own. One forward and backward pass ends before the next
+        # begins, so all graphs may use the same memory.
+        key = (*modules, *((z.shape, z.requires_grad) for z in inputs))
+        if key not in self.captured:
             own = tuple(z.detach().clone().requires_grad_(z.requires_grad) for z in inputs)
-            self.graphs[shapes] = torch.cuda.make_graphed_callables(all_layers, own)
-        return self.graphs[shapes](*inputs)[:, :t]
+            self.pool = self.pool or torch.cuda.graph_pool_handle()
+            self.captured[key] = torch.cuda.make_graphed_callables(
+                partial(self.all_layers, modules), own, pool=self.pool)
+        return self.captured[key](*inputs)[:, :t]
+
+    def all_layers(self, modules: list[str], x: Tensor, cos: Tensor, sin: Tensor,
+                   *stacked: Tensor) -> Tensor:
+        A, B = stacked[:len(modules)], stacked[len(modules):]
+        for i, layer in enumerate(self.layers):
+            adapter = {m: (a[i], b[i]) for m, a, b in zip(modules, A, B)}
+            x = fused_layer(layer, x, (cos, sin), adapter)
+        return x

@@ -30,7 +30,7 @@ from utils.modules import TARGETS
 from utils.peft import same_model
 from utils.ranks import any_rank, rank
 from utils.stats import mean
-from utils.weights import READER
+from utils.weights import READER, usual_dtype
 
 
 # ------------------------------------------------------------------------ what is recorded
@@ -69,6 +69,15 @@ def recorded(out: Path) -> dict:
     if (out / "train_state.pt").exists():
         return read_state(out, mmap=True)["settings"]
     return read_json(out / "config.json") if (out / "config.json").exists() else {}
+
+
+def run_dtype(args: argparse.Namespace, out: Path) -> torch.dtype:
+    """--dtype; where --resume goes on, that of the run so far; else what is usual here. recon has
+    no language model to ask."""
+    found = recorded(out).get("dtype") if args.resume and not args.dtype else args.dtype
+    if found in ("bfloat16", "float32"):
+        return getattr(torch, found)
+    return usual_dtype(args.device, None if args.mode == "recon" else args.model)
 
 
 def run_metadata() -> dict:

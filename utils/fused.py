@@ -26,7 +26,7 @@ def set_up_layers(model: nn.Module, args: argparse.Namespace) -> None:
         if not model.fused:
             raise UserError("--cuda-graphs is for models like Llama and Mistral on --device cuda, "
                             "without biases, soft-caps or norms of q and k; leave it out")
-        torch.cuda.set_device(args.device)             # where streams and graphs then are
+        torch.cuda.set_device(model.device)            # where streams and graphs then are
         model.graphs = CudaGraphs(model)
     if args.compile:
         compile_layers(model)

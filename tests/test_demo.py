@@ -466,5 +466,6 @@ def test_who_waits_is_told_their_place(url):
 @pytest.mark.slow
 def test_an_address_that_asks_too_often_is_told_to_wait(url):
     """The last test, for it uses up the minute; new sessions do not help."""
-    found = [post(url, ["", "", 1, "", 0], f"often{i}")[-1] for i in range(601)]
-    assert "come from your address" in json.dumps(found[-1])
+    with ThreadPoolExecutor(8) as pool:              # one by one a slow machine takes over a minute
+        found = list(pool.map(lambda i: post(url, ["", "", 1, "", 0], f"often{i}")[-1], range(900)))
+    assert any("come from your address" in json.dumps(event) for event in found)

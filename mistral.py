@@ -154,7 +154,7 @@ class Attention(nn.Module):
         scores = (q @ k.transpose(-1, -2) * self.scale).view(b, h, t, T)
         scores = softcap(scores, self.cap)
         weights = scores.masked_fill(~mask, -torch.inf).softmax(-1)
-        y = weights.view(b, self.k, self.g * t, T) @ v                   # (b, k, g·t, c)
+        y = weights.view(b, self.k, self.g * t, T) @ v                    # (b, k, g·t, c)
         return y.view(b, h, t, c).transpose(1, 2)
 
 
